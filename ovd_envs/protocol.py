@@ -1,0 +1,92 @@
+"""The tag grammar of actions and observations (the one Search-R1 made common)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ovd_envs.episode import ActionKind, Document
+
+TAGS = ("think", "search", "information", "answer")
+_TAG = re.compile(r"<(/?)(think|search|information|answer)>")
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """A parsed action; for kind "invalid" the `content` says what was wrong."""
+
+    kind: ActionKind
+    content: str
+    thought: str = ""
+
+
+def parse_action(text: str) -> Action:
+    """Parse any string into an action; never raises.
+
+    Valid is: any number of `<think>…</think>` blocks, then at most one `<search>…</search>` or
+    `<answer>…</answer>`. Free text between blocks is tolerated; what follows the search or
+    answer block is not, since it was written without having seen the observation.
+    """
+    thoughts: list[str] = []
+    open_tag, start = "", 0
+    for match in _TAG.finditer(text):
+        closing, tag = bool(match[1]), match[2]
+        if tag == "information":
+            return _invalid("only the environment writes <information>")
+        if not closing:
+            if open_tag:
+                return _invalid(f"<{tag}> inside <{open_tag}>")
+            open_tag, start = tag, match.end()
+            continue
+        if tag != open_tag:
+            return _invalid(f"</{tag}> without <{tag}>")
+        content = text[start : match.start()].strip()
+        open_tag = ""
+        if tag == "think":
+            thoughts.append(content)
+            continue
+        if not content:
+            return _invalid(f"<{tag}> is empty")
+        if text[match.end() :].strip():
+            return _invalid(f"text after </{tag}>")
+        return Action("search" if tag == "search" else "answer", content, "\n".join(thoughts))
+    if open_tag:
+        return _invalid(f"<{open_tag}> is not closed")
+    if thoughts:
+        return Action("think", "\n".join(thoughts), "\n".join(thoughts))
+    return _invalid("no <think>, <search> or <answer>")
+
+
+def _invalid(why: str) -> Action:
+    return Action("invalid", why)
+
+
+def tagged(tag: str, content: str) -> str:
+    """A block as our teachers write it, e.g. "<search> query</search>". Nothing in `content` can
+    close or open a tag. The space makes content the same tokens as in running text, for any
+    tokenizer; `parse_action` strips it."""
+    return f"<{tag}> {_TAG.sub('', content).strip()}</{tag}>"
+
+
+def render_documents(documents: Sequence[Document]) -> str:
+    """The observation after a search. Tags inside a passage are defused, so that retrieved text
+    can neither close the block nor pose as an action."""
+    if not documents:
+        return "\n<information>\nNo passage found.\n</information>\n"
+    lines = [_line(rank, document) for rank, document in enumerate(documents, start=1)]
+    return "\n<information>\n" + "\n".join(lines) + "\n</information>\n"
+
+
+def _line(rank: int, document: Document) -> str:
+    title = f"{document.title}: " if document.title else ""
+    return f"[{rank}] {_defuse(title + document.text)}"
+
+
+def render_error(why: str, advice: str) -> str:
+    """The observation after an action that could not be carried out."""
+    return f"\nInvalid action: {why}. {advice}\n"
+
+
+def _defuse(text: str) -> str:
+    return _TAG.sub(lambda match: f"({match[1]}{match[2]})", text)

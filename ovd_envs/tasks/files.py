@@ -1,0 +1,110 @@
+"""Tasks from JSON Lines, plain or gzip.
+
+Questions: `{"id", "question", "answers": [str, ...], "supporting"?: [passage id, ...], "hops"?}`.
+Problems: `{"id", "problem", "answer": str, "solution"?, "level"?, "subject"?}`; a numeric level
+becomes `Task.hops`. All other keys go to `Task.metadata`, where teachers can read them.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from ovd_envs.episode import Task
+
+_QUESTION = '"id", "question" and "answers"'
+_PROBLEM = '"id", "problem" and "answer"'
+
+
+def load_tasks(path: str | Path) -> list[Task]:
+    """All tasks of a .jsonl or .jsonl.gz file.
+
+    Raises FileNotFoundError, or ValueError naming the line that is broken or lacks a field.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no tasks at {path}: expected a .jsonl or .jsonl.gz file")
+    tasks: dict[str, Task] = {}
+    for number, line in _lines(path):
+        where = f"{path}, line {number}"
+        task = _task(_object(line, where), where)
+        if task.id in tasks:
+            raise ValueError(f"{where}: the id {task.id!r} occurs twice; ids must be unique")
+        tasks[task.id] = task
+    if not tasks:
+        raise ValueError(f"{path} holds no tasks: expected one JSON object a line")
+    return list(tasks.values())
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    opener = gzip.open if path.suffix == ".gz" else open
+    number = 0
+    try:
+        with opener(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, line
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise ValueError(f"{path}, after line {number}: not sound gzip: {error}") from None
+
+
+def _object(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: not UTF-8: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: broken JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"{where}: expected an object with {_QUESTION}")
+    return cast("dict[str, Any]", row)
+
+
+def _task(row: Mapping[str, Any], where: str) -> Task:
+    if "problem" in row:
+        return Task(
+            id=_text(row, "id", where),
+            prompt=_text(row, "problem", where),
+            answers=(_text(row, "answer", where),),
+            hops=_count(row, "level"),
+            metadata={k: v for k, v in row.items() if k not in ("id", "problem", "answer")},
+        )
+    question = ("id", "question", "answers", "supporting", "hops")
+    return Task(
+        id=_text(row, "id", where),
+        prompt=_text(row, "question", where),
+        answers=_texts(row, "answers", where),
+        hops=_count(row, "hops"),
+        supporting=_texts(row, "supporting", where) if row.get("supporting") else (),
+        metadata={k: v for k, v in row.items() if k not in question},
+    )
+
+
+def _count(row: Mapping[str, Any], key: str) -> int:
+    value = row.get(key, 0)
+    return value if isinstance(value, int) else 0
+
+
+def _field(row: Mapping[str, Any], key: str, where: str) -> Any:
+    if key not in row:
+        raise ValueError(f"{where}: no field {key!r}: expected {_QUESTION}, or {_PROBLEM}")
+    return row[key]
+
+
+def _text(row: Mapping[str, Any], key: str, where: str) -> str:
+    value = _field(row, key, where)
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{where}: {key}={value!r:.60}: expected a non-empty text")
+    return value
+
+
+def _texts(row: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
+    value = _field(row, key, where)
+    texts = cast("list[Any]", value) if isinstance(value, list) else []
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{where}: {key}={value!r:.60}: expected a list of texts, at least one")
+    return tuple(texts)

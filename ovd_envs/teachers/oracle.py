@@ -1,0 +1,341 @@
+"""A rule-based teacher that sees the gold passages, the answers and the worked solutions.
+
+Its rubric, on the scale 0..9. For v levels a level is scaled to round(level * (v - 1) / 9).
+
+| level | search                          | answer to a question              |
+| ----: | ------------------------------- | --------------------------------- |
+|     9 | brings the next gold passage    | right, every gold passage read    |
+|     8 | brings a later gold passage     |                                   |
+|     7 |                                 | right, some gold passage read     |
+|     6 | the right query, but it misses  | right, no gold passage read       |
+|     5 | names the right entity, misses  |                                   |
+|     4 | new passages, query on topic    |                                   |
+|     3 | new passages, query off topic;  | wrong, but overlaps the answer    |
+|       | or nothing was left to find     |                                   |
+|     2 | nothing new; or only thought    | wrong, though all gold was read   |
+|     1 | repeats an earlier query        | wrong, and gold was still missing |
+|     0 | the action is invalid           | the action is invalid             |
+
+A thought that misstates a fact of the chain ("mayor of Keldorf is" the wrong person) takes 3 from
+the level of its step, down to 1 at the lowest.
+
+| level | step of reasoning (mathematics)          | answer to a problem                     |
+| ----: | ---------------------------------------- | --------------------------------------- |
+|     9 | true, the next step that is missing      | right, every step was shown             |
+|     8 | true, its result by another route        |                                         |
+|     7 | true, a missing step out of order; or    |                                         |
+|       | true where the steps are not known       |                                         |
+|     6 | true, a later result by another route    | right, without (all) the work           |
+|     5 | true, but no progress                    | right, after a false equation           |
+|     4 | words without an equation                |                                         |
+|     3 | says again what was said                 |                                         |
+|     2 | false, with the numbers of a needed step | wrong, though every step was shown; or  |
+|       |                                          | an empty thought                        |
+|     1 | false                                    | wrong                                   |
+|     0 | the action is invalid                    | the action is invalid                   |
+
+The steps of a problem are `metadata["steps"]`, or the `<<a*b=c>>` marks that GSM8K has in
+`metadata["solution"]`. Where there are neither, only the truth of equations is judged. A question
+without gold passages takes every passage that contains an answer for gold.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ovd_envs.episode import Document, Episode, Task, Turn, VerbalScore
+from ovd_envs.math import Equation, find_equations
+from ovd_envs.protocol import parse_action, tagged
+from ovd_envs.rewards import normalize
+from ovd_envs.scenario import ScoreRequest
+
+SOURCE = "oracle-v1"
+MISREAD_COST = 3
+RETRIES = 2
+"""Other queries tried for a passage that the first one missed."""
+_TURNS = 8
+"""A solution is told in so many turns at the most, unless `max_turns` says otherwise."""
+
+Verdict = tuple[int, str]
+Link = Mapping[str, str]
+
+
+class OracleTeacher:
+    """Scores by the rubric above, and plays without fault as far as the search engine allows.
+
+    `passages` (by id) lets it search for gold passages by title where a task has no chain of
+    queries. `max_turns`, the scenario's, makes it answer on the last turn at the latest.
+    """
+
+    def __init__(
+        self, passages: Mapping[str, Document] | None = None, max_turns: int | None = None
+    ) -> None:
+        self.passages = passages or {}
+        self.max_turns = max_turns
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[VerbalScore]:
+        return [_score(request) for request in requests]
+
+    def act(self, episodes: Sequence[Episode]) -> list[str]:
+        return [
+            self._search_or_answer(episode) if _searches(episode) else self._reason(episode)
+            for episode in episodes
+        ]
+
+    def _left(self, episode: Episode) -> float:
+        return math.inf if self.max_turns is None else self.max_turns - len(episode.turns)
+
+    def _search_or_answer(self, episode: Episode) -> str:
+        task, chain = episode.task, _chain(episode.task)
+        asked = {normalize(turn.content) for turn in episode.turns if turn.kind == "search"}
+        queries = _chain_queries(episode, asked) if chain else self._queries(episode)
+        query = next((query for query in queries if normalize(query) not in asked), None)
+        if query is None or self._left(episode) <= 1:
+            thought = f"{chain[-1]['query']} is {task.answers[0]}" if chain else self._cite(episode)
+            return _action(thought, "answer", task.answers[0])
+        known = _known(chain, episode, asked)
+        thought = f"{chain[known - 1]['query']} is {chain[known - 1]['answer']}" if known else ""
+        return _action(thought, "search", query)
+
+    def _queries(self, episode: Episode) -> list[str]:
+        """What to search for where no chain says so: the question, then what is still missing."""
+        task, read = episode.task, _read(episode.turns)
+        missing = [self.passages[id] for id in task.supporting if id in self.passages.keys() - read]
+        if read and not missing and _all_read(task, episode.turns):
+            return []
+        titles = [passage.title for passage in missing if passage.title]
+        texts = [f"{passage.title} {passage.text[:200]}".strip() for passage in missing]
+        return [task.prompt, *titles, *texts, f"{task.prompt} {task.answers[0]}"]
+
+    def _cite(self, episode: Episode) -> str:
+        found = [document for turn in episode.turns for document in turn.documents]
+        gold = [document for document in found if _is_gold(document, episode.task)]
+        if not gold:
+            return f"I believe the answer is {episode.task.answers[0]}"
+        return f"According to {gold[-1].title or 'the passage'}, it is {episode.task.answers[0]}"
+
+    def _reason(self, episode: Episode) -> str:
+        task = episode.task
+        steps, said = _steps(task), _thoughts(episode.turns)
+        stated = {equation.key for equation in find_equations(said) if equation.true}
+        missing = [step.text for step in steps if step.key not in stated]
+        solution = str(task.metadata.get("solution", "")).strip()
+        if not steps and solution and not said:
+            missing = [solution]
+        if not missing or self._left(episode) <= 1:
+            return _action("", "answer", task.answers[0])
+        thoughts = (self.max_turns or _TURNS) - 1 - len(episode.turns)
+        share = math.ceil(len(missing) / max(1, thoughts))
+        return _action("\n".join(missing[:share]), "answer", "")
+
+
+def _action(thought: str, tag: str, content: str) -> str:
+    said = tagged("think", thought) if thought else ""
+    return said + (tagged(tag, content) if content else "")
+
+
+# Questions
+
+
+def _searches(episode: Episode) -> bool:
+    """Whether the student was told that it may search: so the scenarios are told apart."""
+    return "<search>" in episode.prompt
+
+
+def _chain(task: Task) -> list[Link]:
+    return list(task.metadata.get("chain", ()))
+
+
+def _read(turns: Sequence[Turn]) -> set[str]:
+    return {document.id for turn in turns for document in turn.documents}
+
+
+def _is_gold(document: Document, task: Task) -> bool:
+    return document.id in task.supporting if task.supporting else _says(document, task.answers)
+
+
+def _says(document: Document, answers: Sequence[str]) -> bool:
+    text = f" {normalize(f'{document.title} {document.text}')} "
+    return any(f" {normalize(answer)} " in text for answer in answers)
+
+
+def _all_read(task: Task, turns: Sequence[Turn]) -> bool:
+    if task.supporting:
+        return _read(turns).issuperset(task.supporting)
+    return any(_says(document, task.answers) for turn in turns for document in turn.documents)
+
+
+def _chain_queries(episode: Episode, asked: set[str]) -> list[str]:
+    chain = _chain(episode.task)
+    known = _known(chain, episode, asked)
+    return _ways(chain[known]) if known < len(chain) else []
+
+
+def _ways(link: Link) -> list[str]:
+    """The query of a link, and others for when it misses."""
+    return [link["query"], _entity(link), f"{link['query']} {link['answer']}"][: 1 + RETRIES]
+
+
+def _entity(link: Link) -> str:
+    """Whom or what a link asks about: "mayor of Keldorf" asks about Keldorf."""
+    return link["query"].partition(" of ")[2] or link["query"]
+
+
+def _known(chain: Sequence[Link], episode: Episode, asked: set[str]) -> int:
+    """How many links lie behind: passage read, or every way of finding it tried."""
+    read = _read(episode.turns)
+    for index, link in enumerate(chain):
+        if link["passage"] not in read and not asked.issuperset(map(normalize, _ways(link))):
+            return index
+    return len(chain)
+
+
+def _judge_question(request: ScoreRequest, thought: str) -> Verdict:
+    turn = request.turn
+    if turn.kind == "think":
+        return 2, "Only thought: neither searched nor answered."
+    level, why = _judge_search(request) if turn.kind == "search" else _judge_answer(request)
+    misread = _misread(request.episode.task, thought)
+    if misread is None:
+        return level, why
+    return max(1, level - MISREAD_COST), f"Misstates the {misread['query']}. {why}"
+
+
+def _misread(task: Task, thought: str) -> Link | None:
+    """The link of which the thought says "{query} is" something that it is not."""
+    chain = _chain(task)
+    for link in chain:
+        right = task.answers if link is chain[-1] else (link["answer"],)
+        for match in re.finditer(rf"{re.escape(link['query'])} is (.+)", thought, re.IGNORECASE):
+            said = normalize(match[1])
+            if not any(f"{said} ".startswith(f"{normalize(answer)} ") for answer in right):
+                return link
+    return None
+
+
+def _judge_search(request: ScoreRequest) -> Verdict:
+    task, turn = request.episode.task, request.turn
+    before = request.episode.turns[: request.index]
+    query = normalize(turn.content)
+    if any(earlier.kind == "search" and normalize(earlier.content) == query for earlier in before):
+        return 1, "Repeats an earlier query."
+    read = _read(before)
+    new = [document for document in turn.documents if document.id not in read]
+    if not _all_read(task, before):
+        gold = {document.id for document in new if _is_gold(document, task)}
+        link = next((link for link in _chain(task) if link["passage"] not in read), None)
+        if gold and (link is None or link["passage"] in gold):
+            return 9, "Brings the next passage that is needed."
+        if gold:
+            return 8, "Brings a passage that is needed later."
+        if link and normalize(link["query"]) in query:
+            return 6, "Asks the right thing, but the passage was not found."
+        if link and normalize(_entity(link)) in query:
+            return 5, "Names the right entity, but the passage was not found."
+    elif new:
+        return 3, "Everything needed had been read: this search was not."
+    if not new:
+        return 2, "Brings nothing new."
+    if _content_words(query) & _content_words(normalize(task.prompt)):
+        return 4, "New passages on the topic, none of them needed."
+    return 3, "New passages, off the topic."
+
+
+_FUNCTION_WORDS = "what who when where which how is are was were do does did of in on to for"
+_EMPTY_WORDS = frozenset(_FUNCTION_WORDS.split())
+
+
+def _content_words(text: str) -> set[str]:
+    return set(text.split()) - _EMPTY_WORDS
+
+
+def _judge_answer(request: ScoreRequest) -> Verdict:
+    episode, before = request.episode, request.episode.turns[: request.index]
+    complete = _all_read(episode.task, before)
+    if episode.exact_match:
+        if complete:
+            return 9, "Right, and everything needed was read."
+        if not _read(before).isdisjoint(episode.task.supporting):
+            return 7, "Right, but a needed passage was not read."
+        return 6, "Right, but nothing that was read supports it."
+    if episode.f1:
+        return 3, "Wrong, but it overlaps the right answer."
+    if complete:
+        return 2, "Wrong, though everything needed was read."
+    return 1, "Wrong, and answered before reading what was needed."
+
+
+# Mathematics
+
+
+def _thoughts(turns: Sequence[Turn]) -> str:
+    return "\n".join(parse_action(turn.action).thought for turn in turns).strip()
+
+
+def _steps(task: Task) -> list[Equation]:
+    """The known steps of a problem, each once."""
+    steps: Any = task.metadata.get("steps")
+    if steps is None:
+        steps = re.findall(r"<<([^<>]*)>>", str(task.metadata.get("solution", "")))
+    found = [equation for step in steps for equation in find_equations(step) if equation.true]
+    return list({equation.key: equation for equation in found}.values())
+
+
+def _judge_problem(request: ScoreRequest, thought: str) -> Verdict:
+    if request.turn.kind == "search":
+        return 0, "There is nothing to search here."
+    said = _thoughts(request.episode.turns[: request.index])
+    if request.turn.kind == "think":
+        return _judge_step(_steps(request.episode.task), said, thought)
+    steps, everything = _steps(request.episode.task), find_equations(f"{said}\n{thought}")
+    stated = {equation.key for equation in everything if equation.true}
+    shown = all(step.key in stated for step in steps) if steps else bool(said or thought)
+    if request.episode.exact_match:
+        if not all(equation.true for equation in everything):
+            return 5, "Right, but something on the way was false."
+        return (9, "Right, and worked out.") if shown else (6, "Right, but not worked out.")
+    return (2, "Wrong, though the steps were right.") if shown and steps else (1, "Wrong.")
+
+
+def _judge_step(steps: Sequence[Equation], said: str, thought: str) -> Verdict:
+    if not thought.strip():
+        return 2, "An empty thought."
+    equations = find_equations(thought)
+    for equation in equations:
+        if not equation.true:
+            planned = any(step.operands == equation.operands for step in steps)
+            return 2 if planned else 1, f"False: {equation.text}."
+    if not equations:
+        return 4, "Words without an equation."
+    earlier = {equation.key for equation in find_equations(said) if equation.true}
+    stated = {equation.key for equation in equations}
+    if stated <= earlier:
+        return 3, "Says again what was said."
+    if not steps:
+        return 7, "True."
+    missing = [step for step in steps if step.key not in earlier]
+    if missing and missing[0].key in stated:
+        return 9, "True, and the next step."
+    results = {equation.result for equation in equations}
+    if missing and missing[0].result in results:
+        return 8, "True, and another way to the next number."
+    if any(step.key in stated for step in missing):
+        return 7, "True and needed, but not the next step."
+    if any(step.result in results for step in missing):
+        return 6, "True, and another way to a later number."
+    return 5, "True, but no progress."
+
+
+def _score(request: ScoreRequest) -> VerbalScore:
+    thought = parse_action(request.turn.action).thought
+    if request.turn.kind == "invalid":
+        level, why = 0, f"Invalid action: {request.turn.content}."
+    elif _searches(request.episode):
+        level, why = _judge_question(request, thought)
+    else:
+        level, why = _judge_problem(request, thought)
+    level = round(level * (request.levels - 1) / 9)
+    return VerbalScore(level, float(level), why, SOURCE)

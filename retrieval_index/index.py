@@ -1,0 +1,189 @@
+"""A passage index on disk, opened and searched."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovd_envs.episode import Document
+from retrieval_index.corpus import PassageStore
+from retrieval_index.dense import DenseSearcher
+from retrieval_index.encoders import Encoder, HashingEncoder, Vectors, make_encoder
+from retrieval_index.errors import REBUILD, EncoderError, IndexFileError
+from retrieval_index.manifest import (
+    DENSE_FILE,
+    ENCODER_FILE,
+    IDS_FILE,
+    VECTORS_FILE,
+    Manifest,
+    check_files,
+    live_generation,
+    load_array,
+    read_manifest,
+)
+
+ID_ENTRY = np.dtype([("hash", "<u8"), ("row", "<i8")])
+_BLOCK = 256
+"""Queries searched at a time: matrix products gain nothing from more."""
+_MARGIN = 16
+"""Candidates fetched beyond `k`."""
+
+
+class PassageIndex:
+    """Passages, their vectors and a dense index; a `SearchEngine`. Make one by `open`."""
+
+    def __init__(self, generation: Path, manifest: Manifest, encoder: Encoder) -> None:
+        self.generation = generation
+        self.manifest = manifest
+        self.encoder = encoder
+        self.passages = PassageStore(generation)
+        self._ids: NDArray[np.void] = load_array(generation / IDS_FILE)
+        self._vectors: Vectors = load_array(generation / VECTORS_FILE)
+        self._dense = DenseSearcher(generation / DENSE_FILE)
+        self._check_sizes()
+
+    @classmethod
+    def open(
+        cls, path: str | Path, *, encoder: Encoder | None = None, verify: bool = False
+    ) -> PassageIndex:
+        """Open the live generation of an index folder.
+
+        Sizes are always checked, and with `verify` the hash of every file. `encoder` stands in
+        for the one that the manifest names and must have its fingerprint. Raises IndexFileError
+        or EncoderError.
+        """
+        folder = Path(path)
+        generation = live_generation(folder)
+        if generation is None:
+            raise IndexFileError(
+                f"{folder} holds no index; make one: python scripts/build_index.py"
+                f" --corpus passages.jsonl --out {folder}"
+            )
+        manifest = read_manifest(generation)
+        check_files(manifest, generation, hashes=verify)
+        return cls(generation, manifest, _encoder_of(manifest, generation, encoder))
+
+    def __len__(self) -> int:
+        return self._dense.rows
+
+    @property
+    def fingerprint(self) -> str:
+        return self.manifest.fingerprint
+
+    def search(self, queries: Sequence[str], k: int = 5) -> list[list[Document]]:
+        """The `k` best passages for each query, best first (fewer if the index is smaller).
+
+        A document's score is the cosine of query and passage; ties go to the earlier row. What a
+        query finds does not depend on the others in the batch. Raises ValueError for k < 1, one
+        string instead of a list, and an empty query.
+        """
+        _check_request(queries, k)
+        if not queries:
+            return []
+        # Rollouts of one question ask the same things: each different query is searched once.
+        distinct = list(dict.fromkeys(queries))
+        found: dict[str, list[Document]] = {}
+        for start in range(0, len(distinct), _BLOCK):
+            block = distinct[start : start + _BLOCK]
+            rows, scores = self._nearest(self._encoded(block), min(k, len(self)))
+            for query, query_rows, query_scores in zip(block, rows, scores, strict=True):
+                found[query] = self._documents(query_rows, query_scores)
+        return [list(found[query]) for query in queries]
+
+    def get(self, ids: Iterable[str]) -> list[Document]:
+        """The passages with these ids. Raises KeyError for an unknown one."""
+        return [self.passages[self._row(passage_id)] for passage_id in ids]
+
+    def _row(self, passage_id: str) -> int:
+        wanted = np.uint64(id_hash(passage_id))
+        place = int(np.searchsorted(self._ids["hash"], wanted))
+        while place < len(self._ids) and self._ids["hash"][place] == wanted:
+            row = int(self._ids["row"][place])
+            if self.passages[row].id == passage_id:
+                return row
+            place += 1
+        raise KeyError(f"no passage has the id {passage_id!r}")
+
+    def _encoded(self, queries: list[str]) -> Vectors:
+        vectors = np.ascontiguousarray(self.encoder.encode_queries(queries), dtype=np.float32)
+        if vectors.shape != (len(queries), self._dense.dimension) or not np.isfinite(vectors).all():
+            raise EncoderError(
+                f"encoder {self.encoder.name!r} gave queries of shape {vectors.shape} or values"
+                f" that are not finite: expected {(len(queries), self._dense.dimension)}"
+            )
+        return vectors
+
+    def _nearest(self, queries: Vectors, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Rows and scores [n, k], exact and in a fixed order.
+
+        faiss rounds differently when it scans and when it multiplies, so its candidates are
+        scored again from the stored vectors, always in the same way. A query is settled when its
+        k-th score is above all that was not fetched by more than rounding can hide; the others
+        fetch twice as many.
+        """
+        rows = np.empty((len(queries), k), dtype=np.int64)
+        scores = np.empty((len(queries), k), dtype=np.float32)
+        rounding = self._dense.dimension * 2.0**-23
+        pending, fetch = np.arange(len(queries)), k + _MARGIN
+        while pending.size:
+            fetch = min(fetch, len(self))
+            rough, candidates = self._dense.search(queries[pending], fetch)
+            for number, found in zip(pending.tolist(), candidates, strict=True):
+                exact = (self._vectors[found] * queries[number]).sum(axis=1)
+                order = np.lexsort((found, -exact))[:k]
+                rows[number], scores[number] = found[order], exact[order]
+            settled = scores[pending, -1] > rough[:, -1] + rounding
+            pending = pending[~settled & (fetch < len(self))]
+            fetch *= 2
+        return rows, scores
+
+    def _documents(self, rows: NDArray[np.int64], scores: NDArray[np.float32]) -> list[Document]:
+        passages = (self.passages[row] for row in rows.tolist())
+        return [
+            Document(passage.id, passage.title, passage.text, score)
+            for passage, score in zip(passages, scores.tolist(), strict=True)
+        ]
+
+    def _check_sizes(self) -> None:
+        rows, dimension = self.manifest.dense.rows, self.manifest.encoder.dimension
+        counts = {len(self.passages), len(self._ids), self._dense.rows, self.manifest.corpus.rows}
+        shapes = {self._vectors.shape, (self._dense.rows, self._dense.dimension)}
+        if counts != {rows} or shapes != {(rows, dimension)}:
+            raise IndexFileError(
+                f"{self.generation}: its files disagree on the number or size of vectors"
+                f" ({sorted(counts)} rows, shapes {sorted(shapes)}); {REBUILD}"
+            )
+
+
+def id_hash(passage_id: str) -> int:
+    digest = hashlib.blake2b(passage_id.encode("utf-8", "surrogatepass"), digest_size=8)
+    return int.from_bytes(digest.digest(), "little")
+
+
+def _check_request(queries: Sequence[str], k: int) -> None:
+    if k < 1:
+        raise ValueError(f"k={k}: expected at least 1")
+    if isinstance(queries, str):
+        raise ValueError(f"queries={queries!r}: expected a list of strings, not one string")
+    for number, query in enumerate(queries):
+        if not query.strip():
+            raise ValueError(f"query {number} is empty: expected some text to search for")
+
+
+def _encoder_of(manifest: Manifest, generation: Path, given: Encoder | None) -> Encoder:
+    record = manifest.encoder
+    encoder = given
+    if encoder is None and record.name == HashingEncoder.name:
+        encoder = HashingEncoder(record.dimension, load_array(generation / ENCODER_FILE))
+    encoder = encoder or make_encoder(record.name)
+    if (encoder.dimension, encoder.fingerprint) != (record.dimension, record.fingerprint):
+        raise EncoderError(
+            f"{generation} was built with encoder {record.name!r} ({record.dimension} dimensions,"
+            f" fingerprint {record.fingerprint[:12]}) and this is {encoder.name!r}"
+            f" ({encoder.dimension}, {encoder.fingerprint[:12]}); use that encoder or build again"
+        )
+    return encoder

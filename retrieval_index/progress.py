@@ -1,0 +1,44 @@
+"""A progress bar with rate and time left."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+
+@contextmanager
+def progress_bar(
+    what: str, total: int | None, shown: bool | None
+) -> Generator[Callable[[int], None]]:
+    """Yields `advance(n)`. `shown=None` shows the bar when stderr is a terminal."""
+    if shown is None:
+        shown = sys.stderr.isatty()
+    if not shown or importlib.util.find_spec("rich") is None:
+        yield lambda n: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text("" if task.speed is None else f"{task.speed:,.0f}/s")
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate())
+    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    # Over two minutes, so that a slow encoder's rate does not come and go between its batches.
+    console = Console(stderr=True)
+    with Progress(*columns, *times, console=console, speed_estimate_period=120) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda n: bar.advance(task, n)

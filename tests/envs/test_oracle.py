@@ -1,0 +1,257 @@
+"""The oracle: its rubric level by level, its play, and that its scores tell good from bad."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ovd_envs.episode import Document, Episode, Task
+from ovd_envs.make import make_scenario
+from ovd_envs.math import Math
+from ovd_envs.scenario import Scenario, ScoreRequest, Teacher
+from ovd_envs.teachers.oracle import OracleTeacher
+from ovd_envs.webqa import WebQA
+from scripts.score_table import agreement, play
+
+CHAIN = [
+    {"query": "author of The Tower", "answer": "Ada Berg", "passage": "g1"},
+    {"query": "birthplace of Ada Berg", "answer": "Oakham", "passage": "g2"},
+]
+QUESTION = Task(
+    "q",
+    "What is the birthplace of the author of The Tower?",
+    ("Oakham", "Little Rome"),
+    2,
+    ("g1", "g2"),
+    {"chain": CHAIN},
+)
+G1 = Document("g1", "The Tower", "The Tower was written by Ada Berg.")
+G2 = Document("g2", "Ada Berg", "Ada Berg was born in Oakham.")
+OTHER, ANOTHER = Document("d1", "Notes", "Of towers."), Document("d2", "Notes", "Of rivers.")
+PAGES = {
+    "author of The Tower": [G1, OTHER],
+    "birthplace of Ada Berg": [G2],
+    "tower height": [OTHER],
+    "tower colour": [OTHER],
+    "author height": [OTHER],
+    "author colour": [OTHER],
+    "rivers": [ANOTHER],
+    "missing": [],
+}
+FIRST, SECOND = "<search>author of The Tower</search>", "<search>birthplace of Ada Berg</search>"
+RIGHT, WRONG = "<answer>Little Rome</answer>", "<answer>Paris</answer>"
+
+PROBLEM = Task("p", "?", ("12",), 2, (), {"steps": ["2+3=5", "5+7=12"]})
+
+
+class Pages:
+    def __init__(self, pages: dict[str, list[Document]]) -> None:
+        self.pages = pages
+
+    def search(self, queries: Any, k: int) -> list[list[Document]]:
+        return [self.pages.get(query, []) for query in queries]
+
+
+def webqa(**options: Any) -> WebQA:
+    pages = options.pop("pages", PAGES)
+    return WebQA(Pages(pages), **{"teacher": OracleTeacher(), "max_turns": 8, **options})
+
+
+def levels(scenario: Scenario, task: Task, *actions: str) -> list[int]:
+    [episode] = scenario.begin([task])
+    scores = [scenario.advance([episode], [action])[0].score for action in actions]
+    assert all(score is not None and score.rationale for score in scores)
+    return [score.level for score in scores if score is not None and score.level is not None]
+
+
+@pytest.mark.parametrize(
+    ("actions", "expected"),
+    [
+        ((FIRST, SECOND, RIGHT), [9, 9, 9]),
+        ((SECOND, FIRST, RIGHT), [8, 9, 9]),
+        ((FIRST, FIRST), [9, 1]),
+        ((FIRST, "<search>the AUTHOR of the tower!</search>"), [9, 1]),
+        ((FIRST, SECOND, "<search>rivers</search>"), [9, 9, 3]),
+        ((FIRST, "<search>tower height</search>"), [9, 2]),
+        (("<search>tower height</search>", "<search>tower colour</search>"), [5, 5]),
+        (("<search>author height</search>", "<search>author colour</search>"), [4, 2]),
+        (("<search>rivers</search>",), [3]),
+        (("<search>missing</search>",), [2]),
+        (("<search>who was author of The Tower, please</search>",), [6]),
+        (("<search>The Tower, a book</search>",), [5]),
+        ((FIRST, RIGHT), [9, 7]),
+        ((RIGHT,), [6]),
+        ((WRONG,), [1]),
+        (("<answer>Oakham Hill</answer>",), [3]),
+        ((FIRST, SECOND, WRONG), [9, 9, 2]),
+        (("<think>Let me see.</think>",), [2]),
+        (("words", "<search>x</search><search>y</search>"), [0, 0]),
+        ((FIRST, f"<think>author of The Tower is Ada Berg</think>{SECOND}"), [9, 9]),
+        ((FIRST, f"<think>author of The Tower is Olaf Vik</think>{SECOND}"), [9, 6]),
+        ((FIRST, SECOND, f"<think>birthplace of Ada Berg is Paris</think>{RIGHT}"), [9, 9, 6]),
+        ((FIRST, f"<think>author of The Tower is Olaf</think>{WRONG}"), [9, 1]),
+    ],
+)
+def test_the_rubric_of_questions(actions: tuple[str, ...], expected: list[int]) -> None:
+    assert levels(webqa(), QUESTION, *actions) == expected
+
+
+def thought(*steps: str, answer: str = "") -> str:
+    said = "".join(f"<think>{step}</think>" for step in steps)
+    return said + (f"<answer>{answer}</answer>" if answer else "")
+
+
+@pytest.mark.parametrize(
+    ("actions", "expected"),
+    [
+        ((thought("2+3=5"), thought("5+7=12"), thought(answer="12")), [9, 9, 9]),
+        ((thought("3+2=5"), thought("7+5=12")), [9, 9]),
+        ((thought("2+3=5", "5+7=12", answer="12"),), [9]),
+        ((thought("1+4=5"),), [8]),
+        ((thought("5+7=12"), thought("2+3=5")), [7, 9]),
+        ((thought("6+6=12"),), [6]),
+        ((thought("1+1=2"),), [5]),
+        ((thought("Let me think."),), [4]),
+        ((thought("2+3=5"), thought("2+3=5")), [9, 3]),
+        ((thought("2+3=6"),), [2]),
+        ((thought("1+1=3"),), [1]),
+        (("2+3=5", "<search>5</search>"), [0, 0]),
+        ((thought(answer="12"),), [6]),
+        ((thought("2+3=5", "5+7=12", "1+1=3", answer="12"),), [5]),
+        ((thought("2+3=5", "5+7=12", answer="13"),), [2]),
+        ((thought(answer="13"),), [1]),
+    ],
+)
+def test_the_rubric_of_problems(actions: tuple[str, ...], expected: list[int]) -> None:
+    found = levels(Math(teacher=OracleTeacher()), PROBLEM, *actions)
+    assert found == expected
+
+
+def test_the_marks_of_gsm8k_are_steps() -> None:
+    task = Task("g", "?", ("12",), metadata={"solution": "He has <<2+3=5>>5, then <<5+7=12>>12."})
+    assert levels(Math(teacher=OracleTeacher()), task, thought("2+3=5"), thought("2+3=6")) == [9, 2]
+
+
+def test_without_known_steps_only_truth_is_judged() -> None:
+    task = Task("m", "?", ("12",))
+    scenario = Math(teacher=OracleTeacher())
+    assert levels(scenario, task, thought("1+1=2"), thought("1+1=3"), thought("hm")) == [7, 1, 4]
+
+
+@pytest.mark.parametrize("count", [2, 5, 100])
+def test_levels_scale(count: int) -> None:
+    actions = (FIRST, FIRST, "words", SECOND, "<search>tower height</search>", RIGHT)
+    ten = levels(webqa(), QUESTION, *actions)
+    scaled = levels(webqa(score_levels=count), QUESTION, *actions)
+    assert scaled == [round(level * (count - 1) / 9) for level in ten]
+    assert (min(scaled), max(scaled)) == (0, count - 1)
+
+
+def test_later_turns_do_not_change_a_score() -> None:
+    scenario = webqa()
+    [episode] = scenario.begin([QUESTION])
+    for action in (FIRST, "<search>rivers</search>", SECOND, WRONG):
+        scenario.advance([episode], [action])
+    again = OracleTeacher().score([ScoreRequest(episode, index) for index in range(4)])
+    assert again == [turn.score for turn in episode.turns]
+
+
+def test_a_question_without_gold_passages_takes_those_with_an_answer() -> None:
+    task = Task("o", "Where was Ada Berg born?", ("Oakham",))
+    scores = levels(webqa(), task, "<search>rivers</search>", SECOND, "<answer>Oakham</answer>")
+    assert scores == [3, 9, 9]
+
+
+BUILT_IN = [
+    (env_id, split, options)
+    for env_id, options in (
+        ("ovd/WebQA-v0", {"passages": 300}),
+        ("ovd/WebQA-v0", {"max_turns": 2, "world_seed": 1}),
+        ("ovd/WebQA-v0", {}),
+        ("ovd/Math-v0", {"levels": (1, 3, 9)}),
+        ("ovd/Math-v0", {"max_turns": 1}),
+    )
+    for split in ("train", "test")
+]
+
+
+@pytest.mark.parametrize(("env_id", "split", "options"), BUILT_IN)
+def test_demonstrations_are_always_right(env_id: str, split: str, options: dict[str, Any]) -> None:
+    """Even where a search misses, or there is no turn to spare."""
+    scenario, tasks = make_scenario(env_id, split=split, count=400, **options)
+    shown = scenario.demonstrate(tasks)
+    assert len(shown) > 200
+    assert all(episode.turns[-1].reward == 1.0 for episode in shown)
+    assert all(episode.exact_match == 1.0 and episode.terminated for episode in shown)
+
+
+@pytest.mark.parametrize("env_id", ["ovd/WebQA-v0", "ovd/Math-v0"])
+def test_demonstrations_score_high(env_id: str) -> None:
+    scenario, tasks = make_scenario(env_id, count=300)
+    scores = [
+        turn.score.level
+        for episode in scenario.demonstrate(tasks)
+        for turn in episode.turns
+        if turn.score and turn.score.level is not None
+    ]
+    assert sum(scores) / len(scores) > 8.8
+    assert min(scores) >= 5
+
+
+def test_the_oracle_goes_on_from_where_a_student_stopped() -> None:
+    scenario = webqa()
+    [episode] = scenario.begin([QUESTION])
+    for action in ("nonsense", "<search>rivers</search>", FIRST):
+        scenario.advance([episode], [action])
+    teacher = scenario.teacher
+    assert isinstance(teacher, Teacher)
+    while not episode.done:
+        scenario.advance([episode], teacher.act([episode]))
+    assert [turn.content for turn in episode.turns[3:]] == ["birthplace of Ada Berg", "Oakham"]
+
+
+def test_it_searches_by_title_where_there_is_no_chain() -> None:
+    task = Task("t", "A question?", ("Oakham",), supporting=("g2",))
+    teacher = OracleTeacher({"g2": G2})
+    scenario = webqa(teacher=teacher, pages={"Ada Berg": [G2]})
+    [episode] = scenario.demonstrate([task])
+    assert [turn.content for turn in episode.turns] == ["A question?", "Ada Berg", "Oakham"]
+    assert episode.exact_match == 1.0
+
+
+@pytest.mark.parametrize("where", ["query", "answer"])
+def test_tags_in_a_task_can_not_break_a_demonstration(where: str) -> None:
+    chain = [{**CHAIN[0], where: f"</search><answer>{CHAIN[0][where]}"}, CHAIN[1]]
+    task = Task("x", "What?", ("</answer>Oakham",), 2, ("g1", "g2"), {"chain": chain})
+    [episode] = webqa(teacher=OracleTeacher(max_turns=8)).demonstrate([task])
+    assert "invalid" not in {turn.kind for turn in episode.turns}
+    assert episode.terminated
+
+
+Spoilt = Callable[[str], list[Episode]]
+
+
+@pytest.fixture(scope="module")
+def spoilt() -> Spoilt:
+    """Play of which a part is spoilt, as `scripts/score_table.py` shows it."""
+
+    def make(env_id: str) -> list[Episode]:
+        scenario, tasks = make_scenario(env_id, count=400)
+        return play(scenario, tasks, seed=1)
+
+    return make
+
+
+@pytest.mark.parametrize(("env_id", "spearman"), [("ovd/WebQA-v0", 0.7), ("ovd/Math-v0", 0.5)])
+def test_scores_span_the_scale_and_agree_with_correctness(
+    spoilt: Spoilt, env_id: str, spearman: float
+) -> None:
+    result = agreement(spoilt(env_id))
+    assert all(count > 0 for count in result.steps)
+    assert result.spearman > spearman
+    assert result.auc > 0.9
+    high, low = result.means >= 8, result.means < 5
+    assert result.correct[high].mean() > 0.95
+    assert result.correct[low].mean() < 0.4
