@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import gymnasium
 
-import ovd_envs  # noqa: F401
 from ovd_envs.env import TextEnv
 
 
 def main() -> None:
     for env_id in ("ovd/WebQA-v0", "ovd/Math-v0"):
-        env = gymnasium.make(env_id).unwrapped
+        env = gymnasium.make(f"ovd_envs:{env_id}").unwrapped
         assert isinstance(env, TextEnv)
         for index in range(2):
             [episode] = env.scenario.demonstrate([env.tasks[index]])
