@@ -21,7 +21,7 @@ from record import RESULTS, surroundings, write_record
 from rich.console import Console
 from rich.table import Table
 
-from retrieval_index.dense import set_blas_threshold
+from retrieval_index.flat import set_blas_threshold
 
 
 @dataclass

@@ -23,8 +23,8 @@ from record import RESULTS, surroundings, write_record
 from rich.console import Console
 from rich.table import Table
 
-from ovd_envs.episode import Document
-from retrieval_index import build_index, passage_text, read_corpus
+from retrieval_index import build_index, read_corpus
+from retrieval_index.documents import Document
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 KS = (1, 5, 10)
@@ -93,7 +93,7 @@ def measure_bm25(corpus: Path, questions: Sequence[tuple[str, frozenset[str]]]) 
 
     began = time.perf_counter()
     passages = list(read_corpus(corpus))
-    texts = [passage_text(passage) for passage in passages]
+    texts = [passage.contents for passage in passages]
     engine = bm25s.BM25(k1=0.9, b=0.4)
     engine.index(bm25s.tokenize(texts, stopwords=[], show_progress=False), show_progress=False)
     built = time.perf_counter()

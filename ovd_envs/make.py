@@ -103,7 +103,7 @@ def math(
     `tasks`: a JSON Lines file or Tasks. `split`, `world_seed`, `levels` and `count` shape the
     problems generated where it is None.
     """
-    from ovd_envs.math import Math
+    from ovd_envs.mathematics import Math
 
     scenario = Math(
         teacher=_teacher(teacher, max_turns),

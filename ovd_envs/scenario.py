@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
-from ovd_envs.episode import Document, Episode, Task, Turn, VerbalScore
-from ovd_envs.protocol import Action, parse_action
+from ovd_envs.episode import Episode, Task, Turn, VerbalScore
+from ovd_envs.grammar import Action, parse_action
+from retrieval_index.documents import Document
 
 RewardMode = Literal["outcome", "verbal", "mixed"]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ovd_envs.episode import Episode, Task
-from ovd_envs.protocol import Action, render_documents, render_error
+from ovd_envs.grammar import Action, render_documents, render_error
 from ovd_envs.rewards import exact_match, f1_score
 from ovd_envs.scenario import Grade, Response, Scenario, SearchEngine
 

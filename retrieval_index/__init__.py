@@ -1,29 +1,37 @@
 """Passages to a searchable index on disk, and back.
 
-`build_index(corpus, out)` makes an index folder and `PassageIndex.open(out)` searches it. faiss,
-sentence-transformers and rich are imported when first needed.
+`build_index(corpus, out)` makes an index folder and `PassageIndex.open(out)` searches it. Only
+numpy is needed; faiss, sentence-transformers and rich are imported when first used.
 """
 
-from retrieval_index.builder import build_index
-from retrieval_index.corpus import passage_text, read_corpus
-from retrieval_index.encoders import (
-    Encoder,
-    HashingEncoder,
-    SentenceTransformerEncoder,
-    make_encoder,
-)
-from retrieval_index.errors import (
-    CorpusError,
-    EncoderError,
-    IndexExistsError,
-    IndexFileError,
-    MissingPackageError,
-    RetrievalError,
-)
-from retrieval_index.index import PassageIndex
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from retrieval_index.builder import build_index
+    from retrieval_index.corpus import read_corpus
+    from retrieval_index.documents import Document
+    from retrieval_index.encoders import (
+        Encoder,
+        HashingEncoder,
+        SentenceTransformerEncoder,
+        make_encoder,
+    )
+    from retrieval_index.errors import (
+        CorpusError,
+        EncoderError,
+        IndexExistsError,
+        IndexFileError,
+        MissingPackageError,
+        RetrievalError,
+    )
+    from retrieval_index.index import PassageIndex
 
 __all__ = [
     "CorpusError",
+    "Document",
     "Encoder",
     "EncoderError",
     "HashingEncoder",
@@ -35,6 +43,22 @@ __all__ = [
     "SentenceTransformerEncoder",
     "build_index",
     "make_encoder",
-    "passage_text",
     "read_corpus",
 ]
+
+_ROOMS = {
+    "build_index": "builder",
+    "read_corpus": "corpus",
+    "Document": "documents",
+    "Encoder": "encoders",
+    "HashingEncoder": "encoders",
+    "SentenceTransformerEncoder": "encoders",
+    "make_encoder": "encoders",
+    "PassageIndex": "index",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'retrieval_index' has no attribute {name!r}")
+    return getattr(import_module(f"retrieval_index.{_ROOMS.get(name, 'errors')}"), name)

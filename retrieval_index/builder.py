@@ -12,22 +12,20 @@ from uuid import uuid4
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from ovd_envs.episode import Document
-from retrieval_index import dense
+from retrieval_index import flat
 from retrieval_index.corpus import (
     TEXT_FILE,
     PassageStore,
     check_corpus,
     check_passages,
-    passage_text,
     read_corpus,
     write_passages,
 )
+from retrieval_index.documents import Document
 from retrieval_index.encoders import Encoder, HashingEncoder, Vectors, make_encoder
 from retrieval_index.errors import EncoderError, IndexExistsError
 from retrieval_index.index import ID_ENTRY, PassageIndex, id_hash
 from retrieval_index.manifest import (
-    DENSE_FILE,
     ENCODER_FILE,
     IDS_FILE,
     VECTORS_FILE,
@@ -64,7 +62,6 @@ def build_index(
     a temporary folder inside `out`. An `out` that already holds this very index is opened as it
     is; one that holds anything else raises IndexExistsError. Raises CorpusError and EncoderError.
     """
-    dense.load_faiss()
     target = Path(out)
     _check_target(target)
     if isinstance(corpus, str | Path):
@@ -80,7 +77,6 @@ def build_index(
             _check_same(manifest, read_manifest(existing), target)
             return PassageIndex.open(target, encoder=chosen)
         _encode(chosen, prepared, progress)
-        _index(prepared, chosen.dimension)
         write_manifest(_manifest(record, chosen, prepared), prepared)
         commit(prepared, target)
         return PassageIndex.open(target, encoder=chosen)
@@ -137,7 +133,7 @@ def _store_corpus(
 def _fitted(encoder: Encoder, prepared: Path) -> Encoder:
     if not isinstance(encoder, HashingEncoder):
         return encoder
-    fitted = encoder.fit(passage_text(passage) for passage in PassageStore(prepared))
+    fitted = encoder.fit(passage.contents for passage in PassageStore(prepared))
     path = prepared / ENCODER_FILE
     path.parent.mkdir()
     np.save(path, fitted.document_frequency)
@@ -152,7 +148,7 @@ def _encode(encoder: Encoder, prepared: Path, progress: bool | None) -> None:
     with progress_bar("encoding", len(passages), progress) as advance:
         for start in range(0, len(passages), _BATCH):
             batch = [passages[row] for row in range(start, min(start + _BATCH, len(passages)))]
-            encoded = encoder.encode_passages([passage_text(passage) for passage in batch])
+            encoded = encoder.encode_passages([passage.contents for passage in batch])
             _check_vectors(encoded, batch, encoder)
             vectors[start : start + len(batch)] = encoded
             advance(len(batch))
@@ -174,19 +170,13 @@ def _check_vectors(vectors: Vectors, batch: list[Document], encoder: Encoder) ->
         )
 
 
-def _index(prepared: Path, dimension: int) -> None:
-    vectors = np.load(prepared / VECTORS_FILE, mmap_mode="r")
-    blocks = (vectors[start : start + 65_536] for start in range(0, len(vectors), 65_536))
-    dense.write_dense(blocks, dimension, prepared / DENSE_FILE)
-
-
 def _manifest(corpus: CorpusRecord, encoder: Encoder, prepared: Path | None = None) -> Manifest:
     """The manifest; without `prepared` only its identity counts, and no file is listed."""
     return Manifest(
         corpus,
         EncoderRecord(encoder.name, encoder.dimension, encoder.fingerprint),
-        DenseRecord(dense.FACTORY, dense.METRIC, corpus.rows),
+        DenseRecord(flat.FACTORY, flat.METRIC, corpus.rows),
         describe_files(prepared) if prepared else (),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions={"faiss": dense.load_faiss().__version__, "numpy": np.__version__},
+        versions={"numpy": np.__version__},
     )

@@ -13,17 +13,12 @@ from typing import IO, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ovd_envs.episode import Document
+from retrieval_index.documents import Document
 from retrieval_index.errors import REBUILD, CorpusError, IndexFileError
 from retrieval_index.manifest import load_array
 
 TEXT_FILE = "corpus/part-00000.jsonl"
 OFFSETS_FILE = "corpus/part-00000.offsets.npy"
-
-
-def passage_text(document: Document) -> str:
-    """What an encoder reads of a passage."""
-    return f"{document.title}\n{document.text}" if document.title else document.text
 
 
 def read_corpus(path: str | Path) -> Iterator[Document]:
@@ -70,7 +65,7 @@ def check_passages(passages: Iterable[Document]) -> Iterator[Document]:
     """Pass on passages that come from a program, with the checks of `read_corpus`."""
     seen: set[str] = set()
     for number, passage in enumerate(passages):
-        if not passage.id or not passage_text(passage).strip():
+        if not passage.id or not passage.contents.strip():
             raise CorpusError(f"passage {number}: has no id or no text")
         if passage.id in seen:
             raise CorpusError(f"passage {number}: duplicate id {passage.id!r}")

@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ovd_envs.episode import Document
 from retrieval_index.corpus import PassageStore
-from retrieval_index.dense import DenseSearcher
+from retrieval_index.documents import Document
 from retrieval_index.encoders import Encoder, HashingEncoder, Vectors, make_encoder
 from retrieval_index.errors import REBUILD, EncoderError, IndexFileError
+from retrieval_index.flat import search_flat
 from retrieval_index.manifest import (
-    DENSE_FILE,
     ENCODER_FILE,
     IDS_FILE,
     VECTORS_FILE,
@@ -36,14 +35,14 @@ _MARGIN = 16
 class PassageIndex:
     """Passages, their vectors and a dense index; a `SearchEngine`. Make one by `open`."""
 
-    def __init__(self, generation: Path, manifest: Manifest, encoder: Encoder) -> None:
+    def __init__(self, generation: Path, manifest: Manifest, encoder: Encoder | None) -> None:
         self.generation = generation
         self.manifest = manifest
-        self.encoder = encoder
+        self._given_encoder = encoder
+        self.encoder = _encoder_of(manifest, generation, encoder)
         self.passages = PassageStore(generation)
         self._ids: NDArray[np.void] = load_array(generation / IDS_FILE)
         self._vectors: Vectors = load_array(generation / VECTORS_FILE)
-        self._dense = DenseSearcher(generation / DENSE_FILE)
         self._check_sizes()
 
     @classmethod
@@ -63,12 +62,18 @@ class PassageIndex:
                 f"{folder} holds no index; make one: python scripts/build_index.py"
                 f" --corpus passages.jsonl --out {folder}"
             )
-        manifest = read_manifest(generation)
-        check_files(manifest, generation, hashes=verify)
-        return cls(generation, manifest, _encoder_of(manifest, generation, encoder))
+        return _open_generation(generation, encoder, verify=verify)
+
+    def __deepcopy__(self, memo: object) -> PassageIndex:
+        """Itself, since nothing in it changes: `env.spec` may copy arguments as it likes."""
+        return self
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickled by its place on disk."""
+        return _open_generation, (self.generation, self._given_encoder)
 
     def __len__(self) -> int:
-        return self._dense.rows
+        return len(self._vectors)
 
     @property
     def fingerprint(self) -> str:
@@ -110,10 +115,13 @@ class PassageIndex:
 
     def _encoded(self, queries: list[str]) -> Vectors:
         vectors = np.ascontiguousarray(self.encoder.encode_queries(queries), dtype=np.float32)
-        if vectors.shape != (len(queries), self._dense.dimension) or not np.isfinite(vectors).all():
+        if (
+            vectors.shape != (len(queries), self.encoder.dimension)
+            or not np.isfinite(vectors).all()
+        ):
             raise EncoderError(
                 f"encoder {self.encoder.name!r} gave queries of shape {vectors.shape} or values"
-                f" that are not finite: expected {(len(queries), self._dense.dimension)}"
+                f" that are not finite: expected {(len(queries), self.encoder.dimension)}"
             )
         return vectors
 
@@ -127,11 +135,11 @@ class PassageIndex:
         """
         rows = np.empty((len(queries), k), dtype=np.int64)
         scores = np.empty((len(queries), k), dtype=np.float32)
-        rounding = self._dense.dimension * 2.0**-23
+        rounding = self.encoder.dimension * 2.0**-23
         pending, fetch = np.arange(len(queries)), k + _MARGIN
         while pending.size:
             fetch = min(fetch, len(self))
-            rough, candidates = self._dense.search(queries[pending], fetch)
+            rough, candidates = search_flat(queries[pending], self._vectors, fetch)
             for number, found in zip(pending.tolist(), candidates, strict=True):
                 exact = (self._vectors[found] * queries[number]).sum(axis=1)
                 order = np.lexsort((found, -exact))[:k]
@@ -150,13 +158,20 @@ class PassageIndex:
 
     def _check_sizes(self) -> None:
         rows, dimension = self.manifest.dense.rows, self.manifest.encoder.dimension
-        counts = {len(self.passages), len(self._ids), self._dense.rows, self.manifest.corpus.rows}
-        shapes = {self._vectors.shape, (self._dense.rows, self._dense.dimension)}
-        if counts != {rows} or shapes != {(rows, dimension)}:
+        counts = {len(self.passages), len(self._ids), len(self._vectors), self.manifest.corpus.rows}
+        if counts != {rows} or self._vectors.shape != (rows, dimension):
             raise IndexFileError(
                 f"{self.generation}: its files disagree on the number or size of vectors"
-                f" ({sorted(counts)} rows, shapes {sorted(shapes)}); {REBUILD}"
+                f" ({sorted(counts)} rows, shape {self._vectors.shape}); {REBUILD}"
             )
+
+
+def _open_generation(
+    generation: Path, encoder: Encoder | None, *, verify: bool = False
+) -> PassageIndex:
+    manifest = read_manifest(generation)
+    check_files(manifest, generation, hashes=verify)
+    return PassageIndex(generation, manifest, encoder)
 
 
 def id_hash(passage_id: str) -> int:

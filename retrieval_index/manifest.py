@@ -8,7 +8,6 @@
         ids.npy               (id hash, row), sorted
         vectors/part-00000.f32.npy
         encoder/document_frequency.npy    what the hashing encoder learned from the corpus
-        dense/index.faiss
 
 Every file of a generation is immutable once committed.
 """
@@ -33,7 +32,6 @@ MANIFEST = "manifest.json"
 IDS_FILE = "ids.npy"
 VECTORS_FILE = "vectors/part-00000.f32.npy"
 ENCODER_FILE = "encoder/document_frequency.npy"
-DENSE_FILE = "dense/index.faiss"
 _BLOCK = 1 << 20
 
 

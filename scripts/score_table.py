@@ -21,7 +21,7 @@ from rich.table import Table
 
 from ovd_envs.episode import Episode
 from ovd_envs.make import make_scenario
-from ovd_envs.math import find_equations
+from ovd_envs.mathematics import find_equations
 from ovd_envs.scenario import Scenario
 
 SPOILT = (0.0, 0.1, 0.25, 0.5, 0.9)

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from ovd_envs.episode import Document, Episode, Task, VerbalScore
+from ovd_envs.episode import Episode, Task, VerbalScore
 from ovd_envs.scenario import ScoreRequest
 from ovd_envs.webqa import WebQA
+from retrieval_index.documents import Document
 
 settings.register_profile("ovd", derandomize=True, deadline=None)
 settings.load_profile("ovd")

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from ovd_envs.episode import Document
 from ovd_envs.scenario import SearchEngine
+from retrieval_index.documents import Document
 
 if TYPE_CHECKING:
     from retrieval_index import PassageIndex

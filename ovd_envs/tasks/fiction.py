@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ovd_envs.episode import Document, Task
+from ovd_envs.episode import Task
 from ovd_envs.tasks import names
+from retrieval_index.documents import Document
 
 Kind = Literal["person", "place", "work", "organisation"]
 Split = Literal["train", "test"]

@@ -46,11 +46,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ovd_envs.episode import Document, Episode, Task, Turn, VerbalScore
-from ovd_envs.math import Equation, find_equations
-from ovd_envs.protocol import parse_action, tagged
+from ovd_envs.episode import Episode, Task, Turn, VerbalScore
+from ovd_envs.grammar import parse_action, tagged
+from ovd_envs.mathematics import Equation, find_equations
 from ovd_envs.rewards import normalize
 from ovd_envs.scenario import ScoreRequest
+from retrieval_index.documents import Document
 
 SOURCE = "oracle-v1"
 MISREAD_COST = 3

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ovd_envs.episode import Task
-from ovd_envs.math import find_equations
+from ovd_envs.mathematics import find_equations
 from ovd_envs.rewards import math_equal
 from ovd_envs.tasks.arithmetic import arithmetic_tasks
 

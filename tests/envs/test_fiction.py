@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from ovd_envs.episode import Document, Task
+from ovd_envs.episode import Task
 from ovd_envs.tasks.fiction import World, fiction
+from retrieval_index.documents import Document
 
 ROOT = Path(__file__).parents[2]
 SPLITS = ("train", "test")

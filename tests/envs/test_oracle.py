@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from ovd_envs.episode import Document, Episode, Task
+from ovd_envs.episode import Episode, Task
 from ovd_envs.make import make_scenario
-from ovd_envs.math import Math
+from ovd_envs.mathematics import Math
 from ovd_envs.scenario import Scenario, ScoreRequest, Teacher
 from ovd_envs.teachers.oracle import OracleTeacher
 from ovd_envs.webqa import WebQA
+from retrieval_index.documents import Document
 from scripts.score_table import agreement, play
 
 CHAIN = [

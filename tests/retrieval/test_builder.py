@@ -1,16 +1,14 @@
 import json
-import sys
 
 import numpy as np
 import pytest
 
-from ovd_envs.episode import Document
 from retrieval_index import build_index, builder
+from retrieval_index.documents import Document
 from retrieval_index.errors import (
     CorpusError,
     EncoderError,
     IndexExistsError,
-    MissingPackageError,
 )
 from retrieval_index.index import PassageIndex
 
@@ -27,7 +25,6 @@ def test_the_layout_and_the_manifest(tmp_path):
         "gen-000001/ids.npy",
         "gen-000001/vectors/part-00000.f32.npy",
         "gen-000001/encoder/document_frequency.npy",
-        "gen-000001/dense/index.faiss",
     }
     assert (tmp_path / "out/CURRENT").read_text() == "gen-000001\n"
     manifest = json.loads((tmp_path / "out/gen-000001/manifest.json").read_text())
@@ -53,8 +50,8 @@ def test_batches_do_not_change_the_vectors(tmp_path, monkeypatch):
     whole = build_index(PASSAGES, tmp_path / "a")
     monkeypatch.setattr(builder, "_BATCH", 7)
     pieces = build_index(PASSAGES, tmp_path / "b")
-    for name in ("vectors/part-00000.f32.npy", "dense/index.faiss"):
-        assert (whole.generation / name).read_bytes() == (pieces.generation / name).read_bytes()
+    name = "vectors/part-00000.f32.npy"
+    assert (whole.generation / name).read_bytes() == (pieces.generation / name).read_bytes()
 
 
 def test_the_same_index_is_opened_and_a_different_one_refused(tmp_path, monkeypatch):
@@ -81,7 +78,7 @@ def test_a_build_that_stops_leaves_nothing(tmp_path, monkeypatch, error):
     def stop(*_):
         raise error
 
-    monkeypatch.setattr(builder, "_index", stop)
+    monkeypatch.setattr(builder, "_check_vectors", stop)
     with pytest.raises(error):
         build_index(PASSAGES, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -133,12 +130,6 @@ class FixedEncoder:
 def test_an_encoder_that_breaks_its_word_is_named(tmp_path, row, message):
     with pytest.raises(EncoderError, match=f"encoder 'fixed' gave {message.removeprefix('gave ')}"):
         build_index(PASSAGES, tmp_path / "out", FixedEncoder(row))
-
-
-def test_without_faiss_the_pip_line_comes_first(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(MissingPackageError, match=r'needs faiss: pip install "ovd\[index\]"'):
-        build_index(tmp_path / "none.jsonl", tmp_path / "out")
 
 
 def test_progress_is_shown_when_asked(tmp_path, capsys):

@@ -3,14 +3,13 @@ import json
 
 import pytest
 
-from ovd_envs.episode import Document
 from retrieval_index.corpus import (
     PassageStore,
     check_passages,
-    passage_text,
     read_corpus,
     write_passages,
 )
+from retrieval_index.documents import Document
 from retrieval_index.errors import CorpusError
 
 GOOD = '{"id": "a", "title": "T", "text": "one"}'
@@ -90,5 +89,5 @@ def test_the_store_gives_back_exactly_what_was_written(tmp_path):
 
 
 def test_an_encoder_reads_title_and_text():
-    assert passage_text(Document("a", "Title", "text")) == "Title\ntext"
-    assert passage_text(Document("a", "", "text")) == "text"
+    assert Document("a", "Title", "text").contents == "Title\ntext"
+    assert Document("a", "", "text").contents == "text"

@@ -9,7 +9,6 @@ import pytest
 from ovd_envs.tasks.fiction import fiction
 from retrieval_index import build_index
 from retrieval_index import encoders as encoders_module
-from retrieval_index.corpus import passage_text
 from retrieval_index.encoders import HashingEncoder, SentenceTransformerEncoder, make_encoder
 from retrieval_index.errors import EncoderError, MissingPackageError
 from retrieval_index.index import PassageIndex
@@ -29,7 +28,7 @@ ODD_TEXTS = [
 
 @pytest.fixture(scope="module")
 def texts():
-    return [passage_text(passage) for passage in fiction(1000, seed=3).passages]
+    return [passage.contents for passage in fiction(1000, seed=3).passages]
 
 
 @pytest.fixture(scope="module")

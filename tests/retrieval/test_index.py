@@ -1,16 +1,18 @@
+import copy
 import json
+import pickle
 import random
 import shutil
+import sys
 
 import faiss
 import numpy as np
 import pytest
 
-from ovd_envs.episode import Document
 from ovd_envs.scenario import SearchEngine
 from ovd_envs.tasks.fiction import fiction
-from retrieval_index import build_index, dense
-from retrieval_index.corpus import passage_text
+from retrieval_index import build_index, flat
+from retrieval_index.documents import Document
 from retrieval_index.encoders import HashingEncoder
 from retrieval_index.errors import EncoderError, IndexFileError
 from retrieval_index.index import PassageIndex
@@ -68,7 +70,7 @@ def test_it_is_a_search_engine_that_finds_gold_passages(index, world):
 
 
 def test_results_equal_exact_search_in_float64(index, world, queries):
-    vectors = index.encoder.encode_passages([passage_text(p) for p in world.passages])
+    vectors = index.encoder.encode_passages([p.contents for p in world.passages])
     scores = index.encoder.encode_queries(queries).astype(np.float64) @ vectors.T.astype(np.float64)
     found = index.search(queries, 10)
     for row, hits in zip(scores, found, strict=True):
@@ -90,14 +92,27 @@ def test_results_do_not_depend_on_batch_size_or_batch_mates(index, queries):
 
 
 def test_the_blas_threshold_changes_no_ids(index, queries):
-    searcher = dense.DenseSearcher(index.generation / "dense/index.faiss")
-    vectors = index.encoder.encode_queries(queries[:40])
-    _, ours = searcher.search(vectors, 5)
+    vectors = np.load(index.generation / "vectors/part-00000.f32.npy")
+    asked = index.encoder.encode_queries(queries[:40])
+    _, ours = flat.search_flat(asked, vectors, 5)
     assert faiss.cvar.distance_compute_blas_threshold == 4 * 512 * faiss.omp_get_max_threads()
-    raw = faiss.read_index(str(index.generation / "dense/index.faiss"))
     faiss.cvar.distance_compute_blas_threshold = 128_000
-    _, default = raw.search(vectors, 5)
+    _, default = faiss.knn(asked, vectors, 5, metric=faiss.METRIC_INNER_PRODUCT)
     assert np.array_equal(ours, default)
+
+
+def test_without_faiss_numpy_finds_the_same(index, queries, monkeypatch):
+    with_faiss = index.search(queries, 10)
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    monkeypatch.setattr(flat, "_BLOCK_ROWS", 300)  # several blocks, and a short last one
+    assert not flat.has_faiss()
+    assert index.search(queries, 10) == with_faiss
+
+
+def test_pickled_and_copied_it_is_the_same_index(index, queries):
+    assert copy.deepcopy(index) is index
+    assert pickle.loads(pickle.dumps(index)).search(queries[:3]) == index.search(queries[:3])
+    assert len(pickle.dumps(index)) < 1000
 
 
 def test_ties_go_to_the_earlier_row_however_many_there_are(tmp_path):
@@ -154,7 +169,6 @@ FILES = (
     "ids.npy",
     "vectors/part-00000.f32.npy",
     "encoder/document_frequency.npy",
-    "dense/index.faiss",
 )
 
 
@@ -211,9 +225,8 @@ def test_files_of_different_indexes_are_refused(tmp_path):
     two = build_index(
         [Document("a", "", "1 0"), Document("b", "", "0 1")], tmp_path / "two", VectorEncoder()
     )
-    (one.generation / "dense/index.faiss").write_bytes(
-        (two.generation / "dense/index.faiss").read_bytes()
-    )
+    name = "vectors/part-00000.f32.npy"
+    (one.generation / name).write_bytes((two.generation / name).read_bytes())
     with pytest.raises(IndexFileError, match="disagree on the number or size of vectors"):
         PassageIndex(one.generation, one.manifest, VectorEncoder())
 

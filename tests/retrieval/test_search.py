@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 import retrieval_index
-from ovd_envs.episode import Document
 from ovd_envs.search.index import cache_folder, cached_index, open_search
+from retrieval_index.documents import Document
 from retrieval_index.errors import IndexFileError, RetrievalError
 
 PASSAGES = [Document(f"p{i}", "", f"passage about subject{i}") for i in range(20)]
@@ -49,7 +49,7 @@ def test_the_cache_builds_once(cache, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["gen-000001/manifest.json", "gen-000001/dense/index.faiss", "CURRENT"]
+    "name", ["gen-000001/manifest.json", "gen-000001/vectors/part-00000.f32.npy", "CURRENT"]
 )
 @pytest.mark.parametrize("cut", [True, False])
 def test_a_damaged_cache_is_built_again(cache, name, cut):
@@ -64,7 +64,7 @@ def test_a_damaged_cache_is_built_again(cache, name, cut):
 
 def test_processes_may_build_the_same_index_at_once(cache):
     script = (
-        "import sys; from ovd_envs.episode import Document;"
+        "import sys; from retrieval_index import Document;"
         "from ovd_envs.search.index import cached_index;"
         "passages = [Document(f'p{i}', '', f'passage about subject{i}') for i in range(20)];"
         "print('ready', flush=True); sys.stdin.read(1);"

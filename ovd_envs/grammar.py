@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ovd_envs.episode import ActionKind, Document
+from ovd_envs.episode import ActionKind
+from retrieval_index.documents import Document
 
 TAGS = ("think", "search", "information", "answer")
 _TAG = re.compile(r"<(/?)(think|search|information|answer)>")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovd_envs.episode import Episode, Task
-from ovd_envs.math import Math, find_equations
+from ovd_envs.mathematics import Math, find_equations
 
 TASK = Task("t", "Half of a third?", ("1/6", r"\frac{1}{6}"))
 

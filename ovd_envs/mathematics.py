@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 from ovd_envs.episode import Episode, Task
-from ovd_envs.protocol import Action, render_error
+from ovd_envs.grammar import Action, render_error
 from ovd_envs.rewards import math_equal
 from ovd_envs.scenario import Grade, Response, Scenario
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovd_envs.episode import Document
-from ovd_envs.protocol import TAGS, parse_action, render_documents, render_error
+from ovd_envs.grammar import TAGS, parse_action, render_documents, render_error
+from retrieval_index.documents import Document
 
 ANYTHING = st.text(st.characters(codec=None, exclude_categories=()), max_size=60)
 TAG_SOUP = st.lists(
