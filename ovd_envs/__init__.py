@@ -10,6 +10,6 @@ for _env_id in ("ovd/WebQA-v0", "ovd/Math-v0"):
     gymnasium.register(  # pyright: ignore[reportUnknownMemberType]
         _env_id,
         entry_point="ovd_envs.env:make_env",
-        vector_entry_point="ovd_envs.env:make_vector_env",
+        vector_entry_point="ovd_envs.vector_env:make_vector_env",
         kwargs={"env_id": _env_id},
     )

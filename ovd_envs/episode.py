@@ -1,22 +1,24 @@
-"""The plain data of an episode: task, turns, scores; exact to JSON and back."""
+"""What an episode is made of: plain data that goes to one JSON line and back, exactly."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-ActionKind = Literal["search", "answer", "think", "invalid"]
+from retrieval_index.documents import Document
 
+ActionKind = Literal["search", "answer", "think", "invalid"]
+EndReason = Literal["answered", "turn_limit", "length_limit", "infrastructure"]
 MISSING = "missing"
-"""`VerbalScore.source` of a step whose teacher failed: its `level` and `expected` are None."""
+"""The `source` of a score that a teacher failed to give."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One question or problem with what is needed to grade it.
+    """A question or problem, immutable.
 
     `answers` holds every accepted answer. `hops` counts reasoning steps (search hops, or the
     level of a math problem; 0 if unknown). `supporting` names the gold passages.
@@ -30,15 +32,8 @@ class Task:
     supporting: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """A passage returned by a search engine; a higher `score` is a better match."""
-
-    id: str
-    title: str
-    text: str
-    score: float = 0.0
+    def __deepcopy__(self, memo: object) -> Task:
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +62,20 @@ class Turn:
     kind: ActionKind
     content: str
     """The query, the answer or the thought; for an invalid action, what was wrong with it."""
+    discarded_chars: int = 0
+    """How much text followed the tag that decided the turn, and was not read."""
     observation: str = ""
     documents: tuple[Document, ...] = ()
     score: VerbalScore | None = None
-    reward: float = 0.0
+    reward: float | None = None
+    """None if a service failed and the turn could not be judged."""
 
 
 @dataclass(slots=True)
 class Episode:
-    """A task being played. `prompt` is the first observation; `exact_match` and `f1` are set at
-    the end (0.0 when the episode was truncated without an answer)."""
+    """A task being played. `prompt` is the first observation; the fields after `turns` are set at
+    the end (`exact_match` and `f1` are 0.0 when the episode was truncated without an answer, and
+    None when it ended because a service failed)."""
 
     task: Task
     prompt: str
@@ -84,8 +83,11 @@ class Episode:
     turns: list[Turn] = field(default_factory=list[Turn])
     terminated: bool = False
     truncated: bool = False
+    end_reason: EndReason | None = None
     exact_match: float | None = None
     f1: float | None = None
+    grade_source: str | None = None
+    """How the answer was compared: "text", "number", "math-verify", or "timeout" if that hung."""
 
     @property
     def done(self) -> bool:
@@ -96,9 +98,21 @@ class Episode:
         """The answer the student gave, if it gave one."""
         return self.turns[-1].content if self.turns and self.turns[-1].kind == "answer" else None
 
+    @property
+    def levels(self) -> list[int]:
+        """The verbal scores of its steps, in order, without the missing ones."""
+        scores = (turn.score.level for turn in self.turns if turn.score)
+        return [level for level in scores if level is not None]
+
     def to_json(self) -> str:
         """One line of ASCII JSON: even a lone surrogate in an action survives the trip."""
-        return json.dumps(asdict(self), allow_nan=False)
+        return _ENCODER.encode(
+            {
+                **_fields(self, _EPISODE),
+                "task": _fields(self.task, _TASK),
+                "turns": [_turn_fields(turn) for turn in self.turns],
+            }
+        )
 
     @classmethod
     def from_json(cls, line: str) -> Episode:
@@ -108,6 +122,32 @@ class Episode:
         data["task"] = Task(**data["task"])
         data["turns"] = [_turn_from(turn) for turn in data["turns"]]
         return cls(**data)
+
+
+_ENCODER = json.JSONEncoder(allow_nan=False)
+
+# `dataclasses.asdict` copies deeply, which takes longer than all the rest of an episode.
+_TASK = tuple(Task.__dataclass_fields__)
+_SCORE = tuple(VerbalScore.__dataclass_fields__)
+_DOCUMENT = tuple(Document.__dataclass_fields__)
+_TURN = tuple(name for name in Turn.__dataclass_fields__ if name not in ("documents", "score"))
+_EPISODE = tuple(name for name in Episode.__dataclass_fields__ if name not in ("task", "turns"))
+
+
+def _fields(value: object, names: Iterable[str]) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in names}
+
+
+def document_fields(document: Document) -> dict[str, Any]:
+    """A document as JSON has it."""
+    return _fields(document, _DOCUMENT)
+
+
+def _turn_fields(turn: Turn) -> dict[str, Any]:
+    fields = _fields(turn, _TURN)
+    fields["documents"] = [document_fields(document) for document in turn.documents]
+    fields["score"] = None if turn.score is None else _fields(turn.score, _SCORE)
+    return fields
 
 
 def _turn_from(data: dict[str, Any]) -> Turn:

@@ -20,14 +20,15 @@ class Action:
     kind: ActionKind
     content: str
     thought: str = ""
+    discarded_chars: int = 0
 
 
 def parse_action(text: str) -> Action:
     """Parse any string into an action; never raises.
 
-    Valid is: any number of `<think>…</think>` blocks, then at most one `<search>…</search>` or
-    `<answer>…</answer>`. Free text between blocks is tolerated; what follows the search or
-    answer block is not, since it was written without having seen the observation.
+    The first complete `<search>…</search>` or `<answer>…</answer>` decides. `<think>…</think>`
+    blocks and free text may come before it; what follows is not read, only counted, since it was
+    written without having seen the observation.
     """
     thoughts: list[str] = []
     open_tag, start = "", 0
@@ -49,9 +50,9 @@ def parse_action(text: str) -> Action:
             continue
         if not content:
             return _invalid(f"<{tag}> is empty")
-        if text[match.end() :].strip():
-            return _invalid(f"text after </{tag}>")
-        return Action("search" if tag == "search" else "answer", content, "\n".join(thoughts))
+        kind: ActionKind = "search" if tag == "search" else "answer"
+        rest = len(text[match.end() :].strip())
+        return Action(kind, content, "\n".join(thoughts), rest)
     if open_tag:
         return _invalid(f"<{open_tag}> is not closed")
     if thoughts:
@@ -90,4 +91,4 @@ def render_error(why: str, advice: str) -> str:
 
 
 def _defuse(text: str) -> str:
-    return _TAG.sub(lambda match: f"({match[1]}{match[2]})", text)
+    return _TAG.sub(lambda match: f"({match[1]}{match[2]})", text) if "<" in text else text

@@ -3,60 +3,57 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ovd_envs.episode import Task
-from ovd_envs.scenario import RewardMode, Scenario, SearchEngine, Teacher
+from ovd_envs.errors import OptionError
+from ovd_envs.scenario import Rules, Scenario
+from ovd_envs.search.base import SearchEngine
+from ovd_envs.teachers.base import Teacher
 
 if TYPE_CHECKING:
     from ovd_envs.tasks.fiction import World
 
 Split = Literal["train", "test"]
 Tasks = str | Path | Sequence[Task] | None
-TeacherLike = Teacher | Literal["oracle"] | None
+Made = tuple[Scenario, Sequence[Task]]
 
-_INTEGERS = ["passages", "world_seed", "count", "top_k", "max_turns", "max_chars", "score_levels"]
-_INTEGER_LISTS = ("hops", "levels")
+_RULES = tuple(field.name for field in fields(Rules))
 
 
-def make_scenario(env_id: str, **options: Any) -> tuple[Scenario, Sequence[Task]]:
+def make_scenario(env_id: str, **options: Any) -> Made:
     """The scenario of a registered environment and the tasks to play in it.
 
-    `options` are the keyword arguments of `webqa` or `math`. Raises ValueError, naming the
-    option, on an unknown one or a bad value.
+    `options` are the fields of `Rules` and the keyword arguments of `webqa` or `math`. Raises
+    OptionError, naming the option, on an unknown one or a bad value.
     """
     builder = _BUILDERS.get(env_id)
     if builder is None:
-        raise ValueError(f"no environment {env_id!r}: expected {' or '.join(_BUILDERS)}")
-    known = inspect.signature(builder).parameters
-    for name in options:
-        if name not in known:
-            raise ValueError(f"{env_id} has no option {name!r}: expected one of {', '.join(known)}")
-    for name, value in options.items():
-        _check_numbers(name, value)
-    return builder(**options)
+        raise OptionError(f"no environment {env_id!r}: expected {' or '.join(_BUILDERS)}")
+    own = {name: value for name, value in options.items() if name not in _RULES}
+    rules = {name: value for name, value in options.items() if name in _RULES}
+    _check_names(env_id, own, list(inspect.signature(builder).parameters)[1:])
+    return builder(_DEFAULTS[env_id] | rules, **own)
 
 
 def webqa(
+    rules: Mapping[str, Any],
     *,
     tasks: Tasks = None,
     search: str | Path | SearchEngine | None = None,
-    teacher: TeacherLike = "oracle",
-    reward: RewardMode = "outcome",
+    teacher: Teacher | Literal["oracle"] | None = "oracle",
     split: Split = "train",
     passages: int = 2000,
     world_seed: int = 0,
     hops: Sequence[int] = (1, 2, 3),
     count: int = 1000,
     top_k: int = 3,
-    max_turns: int = 5,
-    max_chars: int = 100_000,
-    score_levels: int = 10,
-    missing_scores: Literal["raise", "mark"] = "raise",
-) -> tuple[Scenario, Sequence[Task]]:
+) -> Made:
     """Questions over a search engine; by default over a generated encyclopedia.
 
     `tasks`: a JSON Lines file or Tasks; `search`: an index folder or a SearchEngine. `passages`
@@ -65,39 +62,30 @@ def webqa(
     """
     from ovd_envs.webqa import WebQA
 
+    _check_integers(passages=passages, world_seed=world_seed, count=count)
+    _check_integer_list(hops=hops)
     if isinstance(tasks, str | Path) and search is None:
-        raise ValueError(
+        raise OptionError(
             f"questions from a file ({tasks}) need search=<index folder or SearchEngine>"
         )
-    scenario = WebQA(
-        _search_engine(search, passages, world_seed),
-        teacher=_teacher(teacher, max_turns),
-        reward=reward,
-        top_k=top_k,
-        max_turns=max_turns,
-        max_chars=max_chars,
-        score_levels=score_levels,
-        missing_scores=missing_scores,
-    )
+    checked = Rules(**rules)
+    engine = _search_engine(search, passages, world_seed)
+    scenario = WebQA(checked, _teacher(teacher, checked, engine), engine, top_k)
     if tasks is None:
         tasks = _world(passages, world_seed).tasks(split, count=count, hops=hops)
     return scenario, _tasks(tasks)
 
 
 def math(
+    rules: Mapping[str, Any],
     *,
     tasks: Tasks = None,
-    teacher: TeacherLike = "oracle",
-    reward: RewardMode = "outcome",
+    teacher: Teacher | Literal["oracle"] | None = "oracle",
     split: Split = "train",
     world_seed: int = 0,
     levels: Sequence[int] = (1, 2, 3),
     count: int = 1000,
-    max_turns: int = 8,
-    max_chars: int = 100_000,
-    score_levels: int = 10,
-    missing_scores: Literal["raise", "mark"] = "raise",
-) -> tuple[Scenario, Sequence[Task]]:
+) -> Made:
     """Mathematics step by step; by default on generated arithmetic problems.
 
     `tasks`: a JSON Lines file or Tasks. `split`, `world_seed`, `levels` and `count` shape the
@@ -105,14 +93,10 @@ def math(
     """
     from ovd_envs.mathematics import Math
 
-    scenario = Math(
-        teacher=_teacher(teacher, max_turns),
-        reward=reward,
-        max_turns=max_turns,
-        max_chars=max_chars,
-        score_levels=score_levels,
-        missing_scores=missing_scores,
-    )
+    _check_integers(world_seed=world_seed, count=count)
+    _check_integer_list(levels=levels)
+    checked = Rules(**rules)
+    scenario = Math(checked, _teacher(teacher, checked, None))
     if tasks is None:
         from ovd_envs.tasks.arithmetic import arithmetic_tasks
 
@@ -120,17 +104,15 @@ def math(
     return scenario, _tasks(tasks)
 
 
-_BUILDERS: dict[str, Callable[..., tuple[Scenario, Sequence[Task]]]] = {
-    "ovd/WebQA-v0": webqa,
-    "ovd/Math-v0": math,
-}
+_BUILDERS: dict[str, Callable[..., Made]] = {"ovd/WebQA-v0": webqa, "ovd/Math-v0": math}
+_DEFAULTS: dict[str, dict[str, Any]] = {"ovd/WebQA-v0": {}, "ovd/Math-v0": {"max_turns": 8}}
 
 
 @lru_cache(maxsize=4)
 def _world(passages: int, seed: int) -> World:
-    from ovd_envs.tasks.fiction import fiction
+    from ovd_envs.tasks.fiction import World
 
-    return fiction(passages=passages, seed=seed)
+    return World(passages, seed)
 
 
 @lru_cache(maxsize=4)
@@ -146,13 +128,14 @@ def _search_engine(search: Any, passages: int, seed: int) -> SearchEngine:
     return _built_in_search(passages, seed) if search is None else open_search(search)
 
 
-def _teacher(teacher: Any, max_turns: int) -> Teacher | None:
+def _teacher(teacher: Any, rules: Rules, search: SearchEngine | None) -> Teacher | None:
     if teacher == "oracle":
         from ovd_envs.teachers.oracle import OracleTeacher
 
-        return OracleTeacher(max_turns=max_turns)
+        # An index can look gold passages up by id, which tells the oracle what to search for.
+        return OracleTeacher(getattr(search, "get", None), max_turns=rules.max_turns)
     if teacher is not None and not isinstance(teacher, Teacher):
-        raise ValueError(f"teacher={teacher!r}: expected 'oracle', None or a Teacher")
+        raise OptionError(f"teacher={teacher!r}: expected 'oracle', None or a Teacher")
     return teacher
 
 
@@ -162,14 +145,27 @@ def _tasks(tasks: Any) -> Sequence[Task]:
 
         return load_tasks(tasks)
     if not isinstance(tasks, Sequence) or not tasks or not isinstance(tasks[0], Task):
-        raise ValueError(f"tasks={tasks!r:.100}: expected a JSON Lines file or a list of Tasks")
+        raise OptionError(f"tasks={tasks!r:.100}: expected a JSON Lines file or a list of Tasks")
     return cast("Sequence[Task]", tasks)
 
 
-def _check_numbers(name: str, value: Any) -> None:
-    if name in _INTEGERS and not isinstance(value, int):
-        raise ValueError(f"{name}={value!r}: expected an integer")
-    if name in _INTEGER_LISTS:
+def _check_names(env_id: str, options: Mapping[str, Any], known: Sequence[str]) -> None:
+    for name in options:
+        if name not in known:
+            everything = [*known, *_RULES]
+            near = get_close_matches(name, everything, n=1)
+            hint = f"did you mean {near[0]!r}? Known: " if near else "expected one of "
+            raise OptionError(f"{env_id} has no option {name!r}: {hint}{', '.join(everything)}")
+
+
+def _check_integers(**options: Any) -> None:
+    for name, value in options.items():
+        if type(value) is not int:
+            raise OptionError(f"{name}={value!r}: expected an integer")
+
+
+def _check_integer_list(**options: Any) -> None:
+    for name, value in options.items():
         items = cast("list[Any]", value) if isinstance(value, list | tuple) else [None]
-        if not all(isinstance(item, int) for item in items):
-            raise ValueError(f"{name}={value!r}: expected a list of integers")
+        if not all(type(item) is int for item in items):
+            raise OptionError(f"{name}={value!r}: expected a list of integers")

@@ -6,11 +6,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 from ovd_envs.episode import Episode, Task
-from ovd_envs.grammar import Action, render_error
-from ovd_envs.rewards import math_equal
+from ovd_envs.grammar import Action, parse_action, render_error
+from ovd_envs.rewards import last_boxed, math_grade
 from ovd_envs.scenario import Grade, Response, Scenario
 
 PROMPT = (
@@ -21,22 +20,31 @@ ADVICE = "Write <think>one step</think> to go on or <answer>answer</answer> to f
 
 
 class Math(Scenario):
-    """Problems solved step by step; an action may also hold several steps and the answer."""
+    """Problems solved step by step; an action may also hold several steps and the answer.
+
+    Models that were taught mathematics elsewhere are understood, too: where there is no tag, the
+    last `\\boxed{…}` or the number after the last `####` is the answer.
+    """
 
     stop_strings = ("</think>", "</answer>")
 
-    def __init__(self, *, max_turns: int = 8, **options: Any) -> None:
-        super().__init__(max_turns=max_turns, **options)
-
     def prompt(self, task: Task) -> str:
         return PROMPT.format(problem=task.prompt)
+
+    def parse(self, text: str) -> Action:
+        action = parse_action(text)
+        if action.kind == "invalid" and not _ANY_TAG.search(text):
+            answer = last_boxed(text) or _after_hashes(text)
+            if answer:
+                return Action("answer", answer, thought=text)
+        return action
 
     def respond(self, episodes: Sequence[Episode], actions: Sequence[Action]) -> list[Response]:
         return [_respond(action) for action in actions]
 
     def grade(self, task: Task, answer: str) -> Grade:
-        equal = float(math_equal(answer, task.answers))
-        return Grade(equal, equal)
+        equal, source = math_grade(answer, task.answers)
+        return Grade(float(equal), float(equal), source)
 
 
 def _respond(action: Action) -> Response:
@@ -44,11 +52,18 @@ def _respond(action: Action) -> Response:
         case "think":
             return Response("\n")
         case "answer":
-            return Response("")
+            return Response()
         case "search":
             return Response(render_error("there is nothing to search here", ADVICE))
         case "invalid":
             return Response(render_error(action.content, ADVICE))
+
+
+_ANY_TAG = re.compile(r"</?(?:think|search|information|answer)>")
+
+
+def _after_hashes(text: str) -> str:
+    return text.rpartition("####")[2].strip() if "####" in text else ""
 
 
 _SAME = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "$": None, ",": None, "%": "/100"})

@@ -1,9 +1,10 @@
 """Is an answer right? Exact match and F1 for questions, equality of values for mathematics.
 
-`exact_match` and `f1_score` are SQuAD's (as Search-R1 uses them). `math_equal` asks `math-verify`
-in a separate process, because a model can write an answer whose value takes for ever to compute:
-that process ends after `MATH_SECONDS` of work, whatever it is doing, and is started anew. Answers
-are read as LaTeX and never evaluated as Python.
+`exact_match` and `f1_score` are SQuAD's (as Search-R1 uses them). `math_equal` compares plain
+numbers and equal texts itself, and asks `math-verify` about the rest in a separate process, because
+a model can write an answer whose value takes for ever to compute: that process ends after
+`MATH_SECONDS` of work, whatever it is doing, and is started anew. Answers are read as LaTeX and
+never evaluated as Python.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
-MATH_SECONDS = 3.0
+MATH_SECONDS = 2.0
 """Processor time for one comparison: a busy machine changes no verdict. Real ones take 0.2 s."""
 MATH_CHARS = 500
 """A longer answer is wrong: the longest of MATH and OlympiadBench has about 200 characters."""
@@ -67,23 +68,52 @@ _TEXT = re.compile(r"\\(?:text|mathrm|mbox)\{([^{}]*)\}")
 _DRESS = re.compile(r"\\(?:(?:left|right)(?![a-z])|[!,;\s])|\\?\$|\s+(?!\d)|(?<!\d)\s+")
 
 
-def math_equal(answer: str, answers: Sequence[str]) -> bool:
-    """Whether `answer` has the value of one of `answers` (plain numbers, fractions or LaTeX).
+_BOXED = re.compile(r"\\boxed\s*\{")
 
-    An answer that is over-long, unreadable or too slow to compare is not equal.
+
+def last_boxed(text: str) -> str:
+    """What the last `\\boxed{…}` of a text holds, braces balanced; empty if there is none."""
+    starts = [match.end() for match in _BOXED.finditer(text)]
+    for start in reversed(starts):
+        depth = 1
+        for place in range(start, min(len(text), start + MATH_CHARS)):
+            depth += {"{": 1, "}": -1}.get(text[place], 0)
+            if depth == 0:
+                return text[start:place].strip()
+    return ""
+
+
+def math_equal(answer: str, answers: Sequence[str]) -> bool:
+    """Whether `answer` has the value of one of `answers`: see `math_grade`."""
+    return math_grade(answer, answers)[0]
+
+
+def math_grade(answer: str, answers: Sequence[str]) -> tuple[bool, str]:
+    """Whether `answer` has the value of one of `answers` (plain numbers, fractions or LaTeX), and
+    how that was found: "text", "number", "math-verify", or "timeout".
+
+    An answer that is over-long or unreadable is not equal; neither is one that takes too long to
+    compare, but that one is marked.
     """
     if len(answer) > MATH_CHARS:
-        return False
+        return False, "text"
+    answer = last_boxed(answer) or answer
     given = _undress(answer)
     golds = {gold: _undress(gold) for gold in answers}
     if not given or given in golds.values():
-        return bool(given)
+        return bool(given), "text"
     number = parse_number(given)
     numbers = {gold: parse_number(text) for gold, text in golds.items()}
     if number is not None and number in numbers.values():
-        return True
-    hard = [gold for gold in golds if number is None or numbers[gold] is None]
-    return any(_verifier.equal(answer, gold) for gold in hard)
+        return True, "number"
+    source = "number"
+    for gold in golds:
+        if number is None or numbers[gold] is None:
+            equal = _verifier.equal(answer, gold)
+            if equal:
+                return True, "math-verify"
+            source = "timeout" if equal is None or source == "timeout" else "math-verify"
+    return False, source
 
 
 def parse_number(text: str) -> Fraction | None:
@@ -108,7 +138,8 @@ class _Verifier:
         self._process: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
 
-    def equal(self, answer: str, gold: str) -> bool:
+    def equal(self, answer: str, gold: str) -> bool | None:
+        """The verdict, or None if it took too long."""
         with self._lock:
             if self._process is None or self._process.poll() is not None:
                 self._process = _start_worker()
@@ -118,7 +149,7 @@ class _Verifier:
             finally:
                 if not reply:  # too slow, or we were interrupted: no late reply may be read later
                     self.close()
-            return reply == "true\n"
+            return reply == "true\n" if reply else None
 
     def close(self) -> None:
         """End the worker, if there is one; the next comparison starts another."""

@@ -7,102 +7,85 @@ engine uses the same object: one code path, and it is the batched one.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
-from ovd_envs.episode import Episode, Task, Turn, VerbalScore
+from ovd_envs.episode import EndReason, Episode, Task, Turn, VerbalScore
+from ovd_envs.errors import EpisodeOverError, OptionError, ServiceUnavailable, TeacherUnavailable
 from ovd_envs.grammar import Action, parse_action
+from ovd_envs.teachers.base import ScoreRequest, Teacher
 from retrieval_index.documents import Document
 
 RewardMode = Literal["outcome", "verbal", "mixed"]
-
-
-@runtime_checkable
-class SearchEngine(Protocol):
-    """Anything that answers a batch of queries with up to `k` passages each, best first."""
-
-    def search(self, queries: Sequence[str], k: int) -> list[list[Document]]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreRequest:
-    """Judge turn `index` of `episode` on the scale 0..levels-1 (later turns are not looked at)."""
-
-    episode: Episode
-    index: int
-    levels: int = 10
-
-    @property
-    def turn(self) -> Turn:
-        return self.episode.turns[self.index]
-
-
-@runtime_checkable
-class Teacher(Protocol):
-    """Scores steps, and acts itself when a demonstration is wanted."""
-
-    def score(self, requests: Sequence[ScoreRequest]) -> list[VerbalScore]: ...
-
-    def act(self, episodes: Sequence[Episode]) -> list[str]: ...
-
-
-class TeacherError(RuntimeError):
-    """The teacher gave no score and the scenario was not told to go on without one."""
+Outcome = Literal["exact_match", "f1"]
+OnError = Literal["raise", "mark"]
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What the world says to one action, before scoring."""
+    """What the world says to one action, before scoring; or the `fault` that kept it silent."""
 
-    observation: str
+    observation: str = ""
     documents: tuple[Document, ...] = ()
+    fault: ServiceUnavailable | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Grade:
     exact_match: float
     f1: float
+    source: str = "text"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """The options that all scenarios share.
+
+    `reward`: "outcome" pays the grade on the last step, "verbal" pays level/(levels-1) on every
+    step, "mixed" pays outcome + verbal/max_turns. `outcome` says which grade that is.
+    `on_error`: what happens to an episode whose search engine or teacher fails. "raise" leaves it
+    as it was and raises; "mark" truncates it with `end_reason="infrastructure"` and no reward.
+    """
+
+    reward: RewardMode = "outcome"
+    outcome: Outcome = "exact_match"
+    max_turns: int = 5
+    max_chars: int = 100_000
+    score_levels: int = 10
+    on_error: OnError = "raise"
+
+    def __post_init__(self) -> None:
+        choices = {
+            "reward": ("outcome", "verbal", "mixed"),
+            "outcome": ("exact_match", "f1"),
+            "on_error": ("raise", "mark"),
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                expected = f"expected one of {', '.join(known)}"
+                raise OptionError(f"{name}={getattr(self, name)!r}: {expected}")
+        for name, least in (("max_turns", 1), ("max_chars", 1), ("score_levels", 2)):
+            value = getattr(self, name)
+            if type(value) is not int or value < least:
+                raise OptionError(f"{name}={value!r}: expected an integer, at least {least}")
 
 
 class Scenario(ABC):
-    """The common part of all scenarios; subclasses say how to prompt, respond and grade.
-
-    `reward`: "outcome" pays the exact match on the last step, "verbal" pays level/(levels-1)
-    on every step, "mixed" pays outcome + verbal/max_turns. `missing_scores`: "raise"
-    turns a teacher's failure into a `TeacherError`; "mark" goes on with a score whose source
-    is "missing" and which pays nothing.
-    """
+    """The common part of all scenarios; subclasses say how to prompt, parse, respond and grade."""
 
     stop_strings: tuple[str, ...]
     """A student's turn ends with the first of these."""
 
-    def __init__(
-        self,
-        *,
-        teacher: Teacher | None,
-        reward: RewardMode = "outcome",
-        max_turns: int = 4,
-        max_chars: int = 100_000,
-        score_levels: int = 10,
-        missing_scores: Literal["raise", "mark"] = "raise",
-    ) -> None:
-        if reward not in ("outcome", "verbal", "mixed"):
-            raise ValueError(f"reward={reward!r}: expected 'outcome', 'verbal' or 'mixed'")
-        if reward != "outcome" and teacher is None:
-            raise ValueError(f"reward={reward!r} needs a teacher, such as teacher='oracle'")
-        if max_turns < 1:
-            raise ValueError(f"max_turns={max_turns}: expected at least 1")
-        if score_levels < 2:
-            raise ValueError(f"score_levels={score_levels}: expected at least 2")
-        if missing_scores not in ("raise", "mark"):
-            raise ValueError(f"missing_scores={missing_scores!r}: expected 'raise' or 'mark'")
+    def __init__(self, rules: Rules, teacher: Teacher | None) -> None:
+        if rules.reward != "outcome" and teacher is None:
+            raise OptionError(f"reward={rules.reward!r} needs a teacher, such as teacher='oracle'")
+        self.rules = rules
         self.teacher = teacher
-        self.reward = reward
-        self.max_turns = max_turns
-        self.max_chars = max_chars
-        self.score_levels = score_levels
-        self.missing_scores = missing_scores
+
+    def __deepcopy__(self, memo: object) -> Scenario:
+        """Itself: rules do not change, and an index or a teacher is not to be copied."""
+        return self
 
     @abstractmethod
     def prompt(self, task: Task) -> str:
@@ -115,6 +98,10 @@ class Scenario(ABC):
     @abstractmethod
     def grade(self, task: Task, answer: str) -> Grade: ...
 
+    def parse(self, text: str) -> Action:
+        """What a student's text means; never raises."""
+        return parse_action(text)
+
     def begin(self, tasks: Sequence[Task], seeds: Sequence[int] | None = None) -> list[Episode]:
         """Start an episode for each task."""
         return [
@@ -125,102 +112,159 @@ class Scenario(ABC):
     def advance(self, episodes: Sequence[Episode], actions: Sequence[str]) -> list[Turn]:
         """Play one action in each episode: parse, respond, grade, score, pay; all of it batched.
 
-        A step that fails anywhere is taken back whole: every episode is as it was.
+        Raises EpisodeOverError for an episode that has ended, and with `on_error="raise"`
+        SearchUnavailable or TeacherUnavailable: the error names the places that failed, whose
+        episodes are as they were, and holds the turns of the others, which are finished.
         """
-        if len(actions) != len(episodes):
-            raise ValueError(
-                f"{len(actions)} actions for {len(episodes)} episodes: expected one each"
-            )
-        for episode in episodes:
-            if episode.done:
-                raise ValueError(f"episode of task {episode.task.id!r} is over: begin a new one")
-        parsed = [parse_action(action) for action in actions]
-        responses = self.respond(episodes, parsed)
+        _check_running(episodes, actions)
+        parsed = [self.parse(action) for action in actions]
         turns = [
-            Turn(raw, action.kind, action.content, response.observation, response.documents)
-            for raw, action, response in zip(actions, parsed, responses, strict=True)
+            Turn(raw, action.kind, action.content, action.discarded_chars)
+            for raw, action in zip(actions, parsed, strict=True)
         ]
-        try:
-            for episode, turn in zip(episodes, turns, strict=True):
-                episode.turns.append(turn)
+        faults: dict[int, ServiceUnavailable] = {}
+        for place, response in enumerate(self.respond(episodes, parsed)):
+            turns[place].observation = response.observation
+            turns[place].documents = response.documents
+            if response.fault:
+                faults[place] = response.fault
+        for place, episode in enumerate(episodes):
+            if place not in faults:
+                episode.turns.append(turns[place])
                 self._end_if_over(episode)
-            scores = self._scores(episodes)
-        except BaseException:
-            _take_back(episodes, turns)
-            raise
-        for turn, score in zip(turns, scores, strict=True):
-            turn.score = score
-        for episode, turn in zip(episodes, turns, strict=True):
-            turn.reward = self._reward(episode, turn)
+        faults |= self._score(episodes, turns, faults)
+        for place, episode in enumerate(episodes):
+            if place not in faults:
+                turns[place].reward = self._reward(episode, turns[place])
+        if faults:
+            self._settle(episodes, turns, faults)
         return turns
 
-    def truncate(self, episode: Episode) -> None:
-        """End an episode from outside (a time limit, a full context window)."""
+    def truncate(self, episode: Episode, reason: EndReason = "length_limit") -> None:
+        """End an episode from outside (a full context window); one that has ended stays so."""
         if not episode.done:
-            episode.truncated, episode.exact_match, episode.f1 = True, 0.0, 0.0
+            episode.truncated, episode.end_reason = True, reason
+            if reason != "infrastructure":
+                episode.exact_match, episode.f1 = 0.0, 0.0
 
     def demonstrate(
         self, tasks: Sequence[Task], seeds: Sequence[int] | None = None
     ) -> list[Episode]:
         """The teacher's own play of the tasks, in this very scenario."""
         if self.teacher is None:
-            raise TeacherError("a demonstration needs a teacher: pass teacher='oracle' or your own")
+            raise OptionError("a demonstration needs a teacher: pass teacher='oracle' or your own")
         episodes = self.begin(tasks, seeds)
         while running := [episode for episode in episodes if not episode.done]:
             self.advance(running, self.teacher.act(running))
         return episodes
 
+    def replay(self, episode: Episode) -> Episode:
+        """Play the actions of a stored episode again, from its task and seed."""
+        [again] = self.begin([episode.task], [episode.seed])
+        for turn in episode.turns:
+            self.advance([again], [turn.action])
+        if episode.truncated:
+            self.truncate(again, episode.end_reason or "length_limit")
+        return again
+
     def _end_if_over(self, episode: Episode) -> None:
         turn = episode.turns[-1]
         if turn.kind == "answer":
             grade = self.grade(episode.task, turn.content)
-            episode.terminated = True
+            episode.terminated, episode.end_reason = True, "answered"
             episode.exact_match, episode.f1 = grade.exact_match, grade.f1
-        elif len(episode.turns) >= self.max_turns or self._length(episode) > self.max_chars:
-            self.truncate(episode)
+            episode.grade_source = grade.source
+        elif len(episode.turns) >= self.rules.max_turns:
+            self.truncate(episode, "turn_limit")
+        elif _length(episode) > self.rules.max_chars:
+            self.truncate(episode, "length_limit")
 
-    @staticmethod
-    def _length(episode: Episode) -> int:
-        said = sum(len(turn.action) + len(turn.observation) for turn in episode.turns)
-        return len(episode.prompt) + said
-
-    def _scores(self, episodes: Sequence[Episode]) -> list[VerbalScore | None]:
-        if self.teacher is None:
-            return [None] * len(episodes)
+    def _score(
+        self,
+        episodes: Sequence[Episode],
+        turns: Sequence[Turn],
+        faults: Mapping[int, ServiceUnavailable],
+    ) -> dict[int, ServiceUnavailable]:
+        """Ask the teacher about every turn that was played; returns the faults this brings."""
+        places = [place for place in range(len(turns)) if place not in faults]
+        if self.teacher is None or not places:
+            return {}
         requests = [
-            ScoreRequest(episode, len(episode.turns) - 1, self.score_levels) for episode in episodes
+            ScoreRequest(episodes[place], len(episodes[place].turns) - 1, self.rules.score_levels)
+            for place in places
         ]
         try:
-            scores = self.teacher.score(requests)
-        except Exception as error:
-            if self.missing_scores == "raise":
-                raise TeacherError(f"the teacher failed to score: {error}") from error
-            return [VerbalScore.missing(str(error)) for _ in episodes]
+            scores = self._asked(self.teacher, requests)
+        except Exception as error:  # whatever a teacher raises, the step has no score
+            fault = TeacherUnavailable(f"the teacher failed to score: {error}")
+            fault.__cause__ = error
+            return dict.fromkeys(places, fault)
+        found: dict[int, ServiceUnavailable] = {}
+        for place, score in zip(places, scores, strict=True):
+            turns[place].score = score
+            if score.level is None and self.rules.reward != "outcome":
+                found[place] = TeacherUnavailable(f"the teacher gave no score: {score.rationale}")
+        return found
+
+    def _asked(self, teacher: Teacher, requests: Sequence[ScoreRequest]) -> list[VerbalScore]:
+        scores = teacher.score(requests)
         if len(scores) != len(requests):
-            raise TeacherError(f"the teacher gave {len(scores)} scores for {len(requests)} steps")
+            raise ValueError(f"{len(scores)} scores came for {len(requests)} steps")
         for score in scores:
-            if score.level is None:
-                if self.missing_scores == "raise":
-                    raise TeacherError(f"the teacher gave no score: {score.rationale}")
-            elif not 0 <= score.level < self.score_levels:
-                raise TeacherError(
-                    f"the teacher gave score {score.level}: expected 0 to {self.score_levels - 1}"
-                )
-        return list(scores)
+            if score.level is not None and not 0 <= score.level < self.rules.score_levels:
+                levels = f"expected 0 to {self.rules.score_levels - 1}"
+                raise ValueError(f"score {score.level} from {score.source!r}: {levels}")
+        return scores
 
     def _reward(self, episode: Episode, turn: Turn) -> float:
-        outcome = (episode.exact_match or 0.0) if episode.done else 0.0
-        if self.reward == "outcome":
+        rules = self.rules
+        grade = episode.f1 if rules.outcome == "f1" else episode.exact_match
+        outcome = (grade or 0.0) if episode.done else 0.0
+        if rules.reward == "outcome" or turn.score is None or turn.score.level is None:
             return outcome
-        level = turn.score.level if turn.score else None
-        verbal = 0.0 if level is None else level / (self.score_levels - 1)
-        return verbal if self.reward == "verbal" else outcome + verbal / self.max_turns
+        verbal = turn.score.level / (rules.score_levels - 1)
+        return verbal if rules.reward == "verbal" else outcome + verbal / rules.max_turns
+
+    def _settle(
+        self,
+        episodes: Sequence[Episode],
+        turns: Sequence[Turn],
+        faults: Mapping[int, ServiceUnavailable],
+    ) -> None:
+        """Take the failed places back, then mark or raise."""
+        for place in faults:
+            _take_back(episodes[place], turns[place])
+        if self.rules.on_error == "raise":
+            fault = next(iter(faults.values()))
+            done = {place: turn for place, turn in enumerate(turns) if place not in faults}
+            task = episodes[min(faults)].task.id
+            raise type(fault)(
+                f"{fault} (place {min(faults)} of the batch, task {task!r})", tuple(faults), done
+            ) from fault
+        for place, fault in faults.items():
+            turn = turns[place]
+            turn.observation, turn.documents = "", ()
+            turn.score = VerbalScore.missing(str(fault))
+            episodes[place].turns.append(turn)
+            self.truncate(episodes[place], "infrastructure")
 
 
-def _take_back(episodes: Sequence[Episode], turns: Sequence[Turn]) -> None:
-    """Undo a step that nobody could score, so that it may be tried again."""
-    for episode, turn in zip(episodes, turns, strict=True):
-        if episode.turns and episode.turns[-1] is turn:
-            episode.turns.pop()
-            episode.terminated = episode.truncated = False
-            episode.exact_match = episode.f1 = None
+def _check_running(episodes: Sequence[Episode], actions: Sequence[str]) -> None:
+    if len(actions) != len(episodes):
+        raise ValueError(f"{len(actions)} actions for {len(episodes)} episodes: expected one each")
+    for episode in episodes:
+        if episode.done:
+            raise EpisodeOverError(f"episode of task {episode.task.id!r} is over: begin a new one")
+
+
+def _length(episode: Episode) -> int:
+    said = sum(len(turn.action) + len(turn.observation) for turn in episode.turns)
+    return len(episode.prompt) + said
+
+
+def _take_back(episode: Episode, turn: Turn) -> None:
+    """Undo a step that a service failed, so that it may be tried again."""
+    if episode.turns and episode.turns[-1] is turn:
+        episode.turns.pop()
+        episode.terminated = episode.truncated = False
+        episode.end_reason = episode.exact_match = episode.f1 = episode.grade_source = None

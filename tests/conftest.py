@@ -9,7 +9,8 @@ import pytest
 from hypothesis import settings
 
 from ovd_envs.episode import Episode, Task, VerbalScore
-from ovd_envs.scenario import ScoreRequest
+from ovd_envs.scenario import Rules
+from ovd_envs.teachers.base import ScoreRequest
 from ovd_envs.webqa import WebQA
 from retrieval_index.documents import Document
 
@@ -83,6 +84,8 @@ def webqa(search: DictSearch, teacher: RuleTeacher) -> Callable[..., WebQA]:
     """Make a WebQA scenario over the tiny world."""
 
     def make(**options: Any) -> WebQA:
-        return WebQA(options.pop("search", search), **{"teacher": teacher, **options})
+        engine, top_k = options.pop("search", search), options.pop("top_k", 3)
+        chosen = options.pop("teacher", teacher)
+        return WebQA(Rules(**{"max_turns": 4, **options}), chosen, engine, top_k)
 
     return make

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from ovd_envs.scenario import SearchEngine
+from ovd_envs.errors import OptionError
+from ovd_envs.search.base import SearchEngine
 from retrieval_index.documents import Document
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _ATTEMPTS = 3
 def open_search(search: Any) -> SearchEngine:
     """The index in a folder, or any object with a `search(queries, k)` method, as it is.
 
-    Raises ValueError for anything else, and for a folder that holds no sound index.
+    Raises OptionError for anything else, and for a folder that holds no sound index.
     """
     if isinstance(search, str | Path):
         from retrieval_index import PassageIndex
@@ -32,7 +33,7 @@ def open_search(search: Any) -> SearchEngine:
         return PassageIndex.open(search)
     if isinstance(search, SearchEngine) and not isinstance(search, type):
         return search
-    raise ValueError(
+    raise OptionError(
         f"search={search!r}: expected an index folder (scripts/build_index.py makes one)"
         " or an object with search(queries, k)"
     )

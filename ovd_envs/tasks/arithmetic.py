@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ovd_envs.episode import Task
+from ovd_envs.errors import OptionError
 
 LARGEST = 99
 CHANGE = 30
@@ -58,11 +59,11 @@ def arithmetic_tasks(
     """`count` different problems, the levels in turn. `metadata` has "steps" (["14+8=22", ...])
     and "solution" (the same, worked in a line)."""
     if count < 0:
-        raise ValueError(f"count={count}: expected 0 or more")
+        raise OptionError(f"count={count}: expected 0 or more")
     if split not in ("train", "test"):
-        raise ValueError(f"split={split!r}: expected 'train' or 'test'")
+        raise OptionError(f"split={split!r}: expected 'train' or 'test'")
     if not levels or min(levels) < 1:
-        raise ValueError(f"levels={tuple(levels)}: expected numbers of steps, each at least 1")
+        raise OptionError(f"levels={tuple(levels)}: expected numbers of steps, each at least 1")
     rng = random.Random(f"arithmetic {split} {seed}")
     tasks: dict[str, Task] = {}
     while len(tasks) < count:
@@ -71,12 +72,6 @@ def arithmetic_tasks(
         if _split(steps) == split and text not in tasks:
             tasks[text] = _task(f"arithmetic-{split}-{seed}-{len(tasks)}", text, steps)
     return list(tasks.values())
-
-
-def drill(rng: random.Random, count: int) -> list[str]:
-    """Bare facts ("14+8=22") as frequent as the problems have them, of both splits: they are for
-    learning to calculate before learning to solve."""
-    return [str(_draw(rng, 1 + index % 3)[-1]) for index in range(count)]
 
 
 def _draw(rng: random.Random, level: int) -> list[Step]:

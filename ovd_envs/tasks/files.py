@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ovd_envs.episode import Task
+from ovd_envs.errors import TaskError
 
 _QUESTION = '"id", "question" and "answers"'
 _PROBLEM = '"id", "problem" and "answer"'
@@ -23,20 +24,21 @@ _PROBLEM = '"id", "problem" and "answer"'
 def load_tasks(path: str | Path) -> list[Task]:
     """All tasks of a .jsonl or .jsonl.gz file.
 
-    Raises FileNotFoundError, or ValueError naming the line that is broken or lacks a field.
+    Raises TaskError for a missing or empty file, and naming the line that is broken, lacks a
+    field or repeats an id.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no tasks at {path}: expected a .jsonl or .jsonl.gz file")
+        raise TaskError(f"no tasks at {path}: expected a .jsonl or .jsonl.gz file")
     tasks: dict[str, Task] = {}
     for number, line in _lines(path):
         where = f"{path}, line {number}"
         task = _task(_object(line, where), where)
         if task.id in tasks:
-            raise ValueError(f"{where}: the id {task.id!r} occurs twice; ids must be unique")
+            raise TaskError(f"{where}: the id {task.id!r} occurs twice; ids must be unique")
         tasks[task.id] = task
     if not tasks:
-        raise ValueError(f"{path} holds no tasks: expected one JSON object a line")
+        raise TaskError(f"{path} holds no tasks: expected one JSON object a line")
     return list(tasks.values())
 
 
@@ -49,18 +51,18 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 if line.strip():
                     yield number, line
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise ValueError(f"{path}, after line {number}: not sound gzip: {error}") from None
+        raise TaskError(f"{path}, after line {number}: not sound gzip: {error}") from None
 
 
 def _object(line: bytes, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise ValueError(f"{where}: not UTF-8: {error}") from None
+        raise TaskError(f"{where}: not UTF-8: {error}") from None
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: broken JSON: {error}") from None
+        raise TaskError(f"{where}: broken JSON: {error}") from None
     if not isinstance(row, dict):
-        raise ValueError(f"{where}: expected an object with {_QUESTION}")
+        raise TaskError(f"{where}: expected an object with {_QUESTION}")
     return cast("dict[str, Any]", row)
 
 
@@ -91,14 +93,14 @@ def _count(row: Mapping[str, Any], key: str) -> int:
 
 def _field(row: Mapping[str, Any], key: str, where: str) -> Any:
     if key not in row:
-        raise ValueError(f"{where}: no field {key!r}: expected {_QUESTION}, or {_PROBLEM}")
+        raise TaskError(f"{where}: no field {key!r}: expected {_QUESTION}, or {_PROBLEM}")
     return row[key]
 
 
 def _text(row: Mapping[str, Any], key: str, where: str) -> str:
     value = _field(row, key, where)
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{where}: {key}={value!r:.60}: expected a non-empty text")
+        raise TaskError(f"{where}: {key}={value!r:.60}: expected a non-empty text")
     return value
 
 
@@ -106,5 +108,5 @@ def _texts(row: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
     value = _field(row, key, where)
     texts = cast("list[Any]", value) if isinstance(value, list) else []
     if not texts or not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"{where}: {key}={value!r:.60}: expected a list of texts, at least one")
+        raise TaskError(f"{where}: {key}={value!r:.60}: expected a list of texts, at least one")
     return tuple(texts)

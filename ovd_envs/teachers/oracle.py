@@ -43,17 +43,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ovd_envs.episode import Episode, Task, Turn, VerbalScore
 from ovd_envs.grammar import parse_action, tagged
 from ovd_envs.mathematics import Equation, find_equations
 from ovd_envs.rewards import normalize
-from ovd_envs.scenario import ScoreRequest
+from ovd_envs.teachers.base import ScoreRequest
 from retrieval_index.documents import Document
 
-SOURCE = "oracle-v1"
+SOURCE = "oracle"
 MISREAD_COST = 3
 RETRIES = 2
 """Other queries tried for a passage that the first one missed."""
@@ -62,19 +62,19 @@ _TURNS = 8
 
 Verdict = tuple[int, str]
 Link = Mapping[str, str]
+Lookup = Callable[[Iterable[str]], Sequence[Document]]
 
 
 class OracleTeacher:
     """Scores by the rubric above, and plays without fault as far as the search engine allows.
 
-    `passages` (by id) lets it search for gold passages by title where a task has no chain of
-    queries. `max_turns`, the scenario's, makes it answer on the last turn at the latest.
+    `lookup` gives passages by id, such as the `get` of a PassageIndex: it lets the oracle search
+    for gold passages by title where a task has no chain of queries. `max_turns`, the scenario's,
+    makes it answer on the last turn at the latest.
     """
 
-    def __init__(
-        self, passages: Mapping[str, Document] | None = None, max_turns: int | None = None
-    ) -> None:
-        self.passages = passages or {}
+    def __init__(self, lookup: Lookup | None = None, max_turns: int | None = None) -> None:
+        self.lookup = lookup
         self.max_turns = max_turns
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[VerbalScore]:
@@ -104,9 +104,10 @@ class OracleTeacher:
     def _queries(self, episode: Episode) -> list[str]:
         """What to search for where no chain says so: the question, then what is still missing."""
         task, read = episode.task, _read(episode.turns)
-        missing = [self.passages[id] for id in task.supporting if id in self.passages.keys() - read]
-        if read and not missing and _all_read(task, episode.turns):
+        if read and _all_read(task, episode.turns):
             return []
+        unread = [passage_id for passage_id in task.supporting if passage_id not in read]
+        missing = self.lookup(unread) if self.lookup else []
         titles = [passage.title for passage in missing if passage.title]
         texts = [f"{passage.title} {passage.text[:200]}".strip() for passage in missing]
         return [task.prompt, *titles, *texts, f"{task.prompt} {task.answers[0]}"]
@@ -273,7 +274,13 @@ def _judge_answer(request: ScoreRequest) -> Verdict:
 
 
 def _thoughts(turns: Sequence[Turn]) -> str:
-    return "\n".join(parse_action(turn.action).thought for turn in turns).strip()
+    return "\n".join(map(_thought, turns)).strip()
+
+
+def _thought(turn: Turn) -> str:
+    """What was thought in a turn; all of it, where the answer was not in a tag."""
+    action = parse_action(turn.action)
+    return turn.action if action.kind != turn.kind else action.thought
 
 
 def _steps(task: Task) -> list[Equation]:
@@ -331,7 +338,7 @@ def _judge_step(steps: Sequence[Equation], said: str, thought: str) -> Verdict:
 
 
 def _score(request: ScoreRequest) -> VerbalScore:
-    thought = parse_action(request.turn.action).thought
+    thought = _thought(request.turn)
     if request.turn.kind == "invalid":
         level, why = 0, f"Invalid action: {request.turn.content}."
     elif _searches(request.episode):

@@ -44,7 +44,9 @@ scores = st.builds(VerbalScore, st.integers(0, 9), floats, texts, texts) | st.bu
 )
 documents = st.lists(st.builds(Document, texts, texts, texts, floats), max_size=2).map(tuple)
 kinds = st.sampled_from(["search", "answer", "think", "invalid"])
-turns = st.builds(Turn, texts, kinds, texts, texts, documents, st.none() | scores, floats)
+turns = st.builds(
+    Turn, texts, kinds, texts, st.integers(0), texts, documents, st.none() | scores, floats
+)
 episodes = st.builds(
     Episode,
     task_records,
@@ -53,6 +55,7 @@ episodes = st.builds(
     st.lists(turns, max_size=3),
     st.booleans(),
     st.booleans(),
+    st.none() | st.sampled_from(["answered", "turn_limit", "length_limit", "infrastructure"]),
     st.none() | floats,
     st.none() | floats,
 )

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovd_envs.episode import Task, read_episodes
+from ovd_envs.errors import TaskError
 from ovd_envs.tasks.files import load_tasks
 
 QUESTION = {"id": "q", "question": "Où?", "answers": ["ici", "là"]}
@@ -109,9 +110,9 @@ def test_damaged_gzip_is_named(tmp_path: Path, damage: Any) -> None:
 
 
 def test_no_file_and_no_tasks(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no tasks at .*missing\.jsonl: expected"):
+    with pytest.raises(TaskError, match=r"no tasks at .*missing\.jsonl: expected"):
         load_tasks(tmp_path / "missing.jsonl")
-    with pytest.raises(FileNotFoundError, match=r"expected a \.jsonl"):
+    with pytest.raises(TaskError, match=r"expected a \.jsonl"):
         load_tasks(tmp_path)
     with pytest.raises(ValueError, match=r"tasks\.jsonl holds no tasks"):
         load_tasks(write(tmp_path, b"", b"  "))

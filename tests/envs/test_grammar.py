@@ -54,10 +54,7 @@ def test_thinking_alone_is_a_think_action() -> None:
         ("a</answer>", "</answer> without <answer>"),
         ("<think><search>a</search></think>", "<search> inside <think>"),
         ("<search>a</think>", "</think> without <think>"),
-        ("<search>a</search><search>b</search>", "text after </search>"),
-        ("<search>a</search> and so", "text after </search>"),
         ("<information>I made this up</information>", "only the environment"),
-        ("<search>a</search><information>b</information>", "text after </search>"),
     ],
 )
 def test_a_malformed_action_is_told_why(text: str, why: str) -> None:
@@ -65,6 +62,13 @@ def test_a_malformed_action_is_told_why(text: str, why: str) -> None:
     assert action.kind == "invalid"
     assert why in action.content
     assert action.content in render_error(action.content, "Do this.")
+
+
+@given(CONTENT, st.sampled_from(["search", "answer"]), ANYTHING | TAG_SOUP)
+def test_the_first_complete_tag_decides(content: str, kind: str, rest: str) -> None:
+    action = parse_action(f"<{kind}>{content}</{kind}>{rest}")
+    assert (action.kind, action.content) == (kind, content.strip())
+    assert action.discarded_chars == len(rest.strip())
 
 
 @given(st.lists(st.tuples(ANYTHING | TAG_SOUP, ANYTHING | TAG_SOUP), max_size=4))

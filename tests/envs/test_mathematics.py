@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from ovd_envs.episode import Episode, Task
 from ovd_envs.mathematics import Math, find_equations
+from ovd_envs.scenario import Rules
 
 TASK = Task("t", "Half of a third?", ("1/6", r"\frac{1}{6}"))
 
 
 def play(*actions: str, **options: Any) -> Episode:
-    scenario = Math(**{"teacher": None, **options})
+    scenario = Math(Rules(**{"max_turns": 8, **options}), None)
     [episode] = scenario.begin([TASK])
     for action in actions:
         scenario.advance([episode], [action])
@@ -43,6 +44,7 @@ def test_all_in_one_action() -> None:
     [
         ("<search>1/6</search>", "there is nothing to search here"),
         ("I give up", "no <think>"),
+        (r"<think>so it is \boxed{1/6}", "<think> is not closed"),
         ("<answer></answer>", "<answer> is empty"),
     ],
 )
@@ -51,6 +53,20 @@ def test_what_can_not_be_done_is_explained(action: str, why: str) -> None:
     assert not episode.done
     assert f"Invalid action: {why}" in episode.turns[0].observation
     assert "<answer>answer</answer>" in episode.turns[0].observation
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        r"Half of it, so \boxed{\frac{1}{6}}.",
+        r"First \boxed{7}, no: \boxed{\frac{1}{6}}",
+        "It is 7.\n#### 1/6",
+        r"<think>easy</think><answer>The answer is \boxed{1/6}</answer>",
+    ],
+)
+def test_answers_as_other_models_write_them(action: str) -> None:
+    episode = play(action)
+    assert (episode.end_reason, episode.exact_match) == ("answered", 1.0)
 
 
 def test_truncated_at_max_turns() -> None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from ovd_envs.episode import Episode, Task
+from ovd_envs.agreement import agreement
+from ovd_envs.episode import Task
 from ovd_envs.make import make_scenario
 from ovd_envs.mathematics import Math
-from ovd_envs.scenario import Scenario, ScoreRequest, Teacher
+from ovd_envs.players import at_random, careless, lazy, mixed, oracle, play
+from ovd_envs.scenario import Rules, Scenario
+from ovd_envs.teachers.base import ScoreRequest, Teacher
 from ovd_envs.teachers.oracle import OracleTeacher
 from ovd_envs.webqa import WebQA
 from retrieval_index.documents import Document
-from scripts.score_table import agreement, play
+from scripts.score_table import SPOILT
 
 CHAIN = [
     {"query": "author of The Tower", "answer": "Ada Berg", "passage": "g1"},
@@ -57,7 +59,8 @@ class Pages:
 
 def webqa(**options: Any) -> WebQA:
     pages = options.pop("pages", PAGES)
-    return WebQA(Pages(pages), **{"teacher": OracleTeacher(), "max_turns": 8, **options})
+    teacher = options.pop("teacher", OracleTeacher())
+    return WebQA(Rules(**{"max_turns": 8, **options}), teacher, Pages(pages))
 
 
 def levels(scenario: Scenario, task: Task, *actions: str) -> list[int]:
@@ -88,7 +91,7 @@ def levels(scenario: Scenario, task: Task, *actions: str) -> list[int]:
         (("<answer>Oakham Hill</answer>",), [3]),
         ((FIRST, SECOND, WRONG), [9, 9, 2]),
         (("<think>Let me see.</think>",), [2]),
-        (("words", "<search>x</search><search>y</search>"), [0, 0]),
+        (("words", "<search>x"), [0, 0]),
         ((FIRST, f"<think>author of The Tower is Ada Berg</think>{SECOND}"), [9, 9]),
         ((FIRST, f"<think>author of The Tower is Olaf Vik</think>{SECOND}"), [9, 6]),
         ((FIRST, SECOND, f"<think>birthplace of Ada Berg is Paris</think>{RIGHT}"), [9, 9, 6]),
@@ -126,18 +129,20 @@ def thought(*steps: str, answer: str = "") -> str:
     ],
 )
 def test_the_rubric_of_problems(actions: tuple[str, ...], expected: list[int]) -> None:
-    found = levels(Math(teacher=OracleTeacher()), PROBLEM, *actions)
+    found = levels(Math(Rules(max_turns=8), OracleTeacher()), PROBLEM, *actions)
     assert found == expected
 
 
 def test_the_marks_of_gsm8k_are_steps() -> None:
     task = Task("g", "?", ("12",), metadata={"solution": "He has <<2+3=5>>5, then <<5+7=12>>12."})
-    assert levels(Math(teacher=OracleTeacher()), task, thought("2+3=5"), thought("2+3=6")) == [9, 2]
+    assert levels(
+        Math(Rules(max_turns=8), OracleTeacher()), task, thought("2+3=5"), thought("2+3=6")
+    ) == [9, 2]
 
 
 def test_without_known_steps_only_truth_is_judged() -> None:
     task = Task("m", "?", ("12",))
-    scenario = Math(teacher=OracleTeacher())
+    scenario = Math(Rules(max_turns=8), OracleTeacher())
     assert levels(scenario, task, thought("1+1=2"), thought("1+1=3"), thought("hm")) == [7, 1, 4]
 
 
@@ -215,7 +220,7 @@ def test_the_oracle_goes_on_from_where_a_student_stopped() -> None:
 
 def test_it_searches_by_title_where_there_is_no_chain() -> None:
     task = Task("t", "A question?", ("Oakham",), supporting=("g2",))
-    teacher = OracleTeacher({"g2": G2})
+    teacher = OracleTeacher(lambda ids: [G2 for _ in ids])
     scenario = webqa(teacher=teacher, pages={"Ada Berg": [G2]})
     [episode] = scenario.demonstrate([task])
     assert [turn.content for turn in episode.turns] == ["A question?", "Ada Berg", "Oakham"]
@@ -231,28 +236,26 @@ def test_tags_in_a_task_can_not_break_a_demonstration(where: str) -> None:
     assert episode.terminated
 
 
-Spoilt = Callable[[str], list[Episode]]
-
-
-@pytest.fixture(scope="module")
-def spoilt() -> Spoilt:
-    """Play of which a part is spoilt, as `scripts/score_table.py` shows it."""
-
-    def make(env_id: str) -> list[Episode]:
-        scenario, tasks = make_scenario(env_id, count=400)
-        return play(scenario, tasks, seed=1)
-
-    return make
-
-
 @pytest.mark.parametrize(("env_id", "spearman"), [("ovd/WebQA-v0", 0.7), ("ovd/Math-v0", 0.5)])
-def test_scores_span_the_scale_and_agree_with_correctness(
-    spoilt: Spoilt, env_id: str, spearman: float
-) -> None:
-    result = agreement(spoilt(env_id))
+def test_scores_span_the_scale_and_agree_with_correctness(env_id: str, spearman: float) -> None:
+    scenario, tasks = make_scenario(env_id, count=600)
+    player = mixed(*(careless(scenario, share) for share in SPOILT))
+    result = agreement(play(scenario, tasks, player, seed=1))
     assert all(count > 0 for count in result.steps)
     assert result.spearman > spearman
     assert result.auc > 0.9
     high, low = result.means >= 8, result.means < 5
     assert result.correct[high].mean() > 0.95
     assert result.correct[low].mean() < 0.4
+
+
+@pytest.mark.parametrize("env_id", ["ovd/WebQA-v0", "ovd/Math-v0"])
+def test_stronger_players_score_higher(env_id: str) -> None:
+    scenario, tasks = make_scenario(env_id, count=150, split="test")
+    strengths = [oracle(scenario), careless(scenario, 0.25), careless(scenario, 0.7), at_random]
+    played = [agreement(play(scenario, tasks, player)) for player in strengths]
+    means, right = ([getattr(r, name).mean() for r in played] for name in ("means", "correct"))
+    assert means == sorted(means, reverse=True)
+    assert right == sorted(right, reverse=True)
+    assert (right[0], means[3] < 4, right[3] < 0.2) == (1.0, True, True)
+    assert means[3] < agreement(play(scenario, tasks, lazy)).means.mean() < means[0]

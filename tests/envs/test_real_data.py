@@ -41,7 +41,7 @@ def test_questions_over_a_real_corpus(
     corpus: str, questions: str, least: float, tmp_path: Path
 ) -> None:
     index = build_index(DATA / "corpora" / f"{corpus}.jsonl.gz", tmp_path / corpus, "hashing")
-    oracle = OracleTeacher({passage.id: passage for passage in index.passages}, max_turns=5)
+    oracle = OracleTeacher(index.get, max_turns=5)
     tasks = some(f"qa/{questions}", 60)
     scenario, _ = make_scenario("ovd/WebQA-v0", tasks=tasks, search=index, teacher=oracle)
     episodes = scenario.demonstrate(tasks)

@@ -123,6 +123,10 @@ EQUAL = [
     ("x=5", "5"),
     (r"10\%", "10"),
     ("5 cm", "5"),
+    ("18 apples", "18"),
+    ("$18", "18"),
+    ("18.0", "18"),
+    (r"not \boxed{5} but \boxed{\frac{6}{1}}", "6"),
 ]
 UNEQUAL = [
     ("5", "6"),
@@ -135,7 +139,6 @@ UNEQUAL = [
     ("1/0", "1"),
     ("5 or 6", "5"),
     ("the answer is not 5", "5"),
-    (r"\boxed{5} \boxed{6}", "6"),
     ("(1,2)", "(2,1)"),
     (r"\frac{1}{0}", "5"),
     (r"\leftarrow", "arrow"),
@@ -187,7 +190,7 @@ def test_an_endless_answer_is_wrong_and_the_next_is_judged(fresh: rewards._Verif
     assert math_equal(r"\frac{2}{4}", ["x=0.5"])
     first = fresh._process
     started = time.monotonic()
-    assert not math_equal(TOWER, ["5"])
+    assert rewards.math_grade(TOWER, ["5"]) == (False, "timeout")
     assert time.monotonic() - started > rewards.MATH_SECONDS * 0.9
     assert first is not None
     assert first.poll() is not None, "the worker should have ended itself"

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from ovd_envs.episode import Episode, Task, VerbalScore
-from ovd_envs.scenario import ScoreRequest, TeacherError
+from ovd_envs.errors import EpisodeOverError, OptionError, SearchUnavailable, TeacherUnavailable
+from ovd_envs.teachers.base import ScoreRequest
 from ovd_envs.webqa import WebQA
 
 Make = Callable[..., WebQA]
@@ -110,7 +111,7 @@ def test_truncation_from_outside_changes_no_finished_episode(
 def test_a_finished_episode_can_not_go_on(webqa: Make, tasks: list[Task]) -> None:
     scenario = webqa()
     episode = play(scenario, tasks[0], WRONG)
-    with pytest.raises(ValueError, match="episode of task 't0' is over"):
+    with pytest.raises(EpisodeOverError, match="episode of task 't0' is over"):
         scenario.advance([episode], [THINK])
     assert len(episode.turns) == 1
 
@@ -137,26 +138,96 @@ def test_no_teacher_no_score(webqa: Make, tasks: list[Task]) -> None:
     assert play(webqa(teacher=None), tasks[0], WRONG).turns[0].score is None
 
 
-@pytest.mark.parametrize("altogether", [True, False])
-def test_a_failing_teacher_raises(webqa: Make, tasks: list[Task], altogether: bool) -> None:
-    scenario = webqa(teacher=BrokenTeacher(altogether=altogether))
-    why = "connection refused" if altogether else "overloaded"
-    with pytest.raises(TeacherError, match=why):
-        scenario.advance(scenario.begin(tasks[:2]), [THINK, THINK])
+class BrokenSearch:
+    def search(self, queries: Sequence[str], k: int) -> list[list[Any]]:
+        raise TimeoutError("no answer in 5 s")
 
 
-@pytest.mark.parametrize(("altogether", "rewards"), [(True, [0.0, 0.0]), (False, [1.0, 0.0])])
-def test_missing_scores_are_marked_and_pay_nothing(
-    webqa: Make, tasks: list[Task], altogether: bool, rewards: list[float]
+def test_a_failing_search_engine_fails_only_those_who_searched(
+    webqa: Make, tasks: list[Task]
 ) -> None:
-    teacher = BrokenTeacher(altogether=altogether)
-    scenario = webqa(teacher=teacher, missing_scores="mark", reward="verbal")
-    turns = scenario.advance(scenario.begin(tasks[:2]), [THINK, THINK])
+    scenario = webqa(search=BrokenSearch())
+    episodes = scenario.begin(tasks[:3])
+    with pytest.raises(
+        SearchUnavailable, match=r"no answer in 5 s \(place 1 .* task 't1'"
+    ) as caught:
+        scenario.advance(episodes, [THINK, "<search>x</search>", WRONG])
+    assert caught.value.failed == (1,)
+    assert sorted(caught.value.turns) == [0, 2]
+    assert [len(episode.turns) for episode in episodes] == [1, 0, 1]
+    assert (episodes[2].end_reason, episodes[2].turns[0].reward) == ("answered", 0.0)
+
+
+@pytest.mark.parametrize("engine", [BrokenSearch(), None])
+def test_marked_faults_end_the_episode_and_are_neither_zero_nor_shown(
+    webqa: Make, tasks: list[Task], engine: Any
+) -> None:
+    broken = {"search": engine} if engine else {"teacher": BrokenTeacher(altogether=True)}
+    [episode] = webqa(on_error="mark", **broken).begin(tasks[:1])
+    scenario = webqa(on_error="mark", **broken)
+    [turn] = scenario.advance([episode], ["<search>x</search>"])
+    assert (episode.truncated, episode.end_reason) == (True, "infrastructure")
+    assert (episode.exact_match, turn.reward, turn.observation) == (None, None, "")
+    assert turn.score is not None
+    assert turn.score.source == "missing"
+    assert Episode.from_json(episode.to_json()) == episode
+
+
+def test_a_failing_teacher_leaves_every_episode_as_it_was(webqa: Make, tasks: list[Task]) -> None:
+    scenario = webqa(teacher=BrokenTeacher(altogether=True))
+    episodes = scenario.begin(tasks[:2])
+    with pytest.raises(TeacherUnavailable, match="connection refused") as caught:
+        scenario.advance(episodes, [WRONG, THINK])
+    assert (caught.value.failed, caught.value.turns) == ((0, 1), {})
+    assert episodes == scenario.begin(tasks[:2])
+
+
+def test_one_missing_score_is_marked_where_it_pays_nothing(webqa: Make, tasks: list[Task]) -> None:
+    scenario = webqa(teacher=BrokenTeacher(altogether=False))
+    turns = scenario.advance(scenario.begin(tasks[:2]), [THINK, "<answer>the 1</answer>"])
     missing = turns[1].score
     assert missing is not None
-    assert (missing.level, missing.expected, missing.source) == (None, None, "missing")
-    assert missing.rationale == ("connection refused" if altogether else "overloaded")
-    assert [turn.reward for turn in turns] == rewards
+    assert (missing.level, missing.source, missing.rationale) == (None, "missing", "overloaded")
+    assert turns[1].reward == 1.0  # the outcome, which needs no score
+
+
+def test_one_missing_score_fails_its_step_where_it_is_the_reward(
+    webqa: Make, tasks: list[Task]
+) -> None:
+    scenario = webqa(teacher=BrokenTeacher(altogether=False), reward="verbal")
+    with pytest.raises(TeacherUnavailable, match="overloaded") as caught:
+        scenario.advance(scenario.begin(tasks[:2]), [THINK, THINK])
+    assert (caught.value.failed, list(caught.value.turns)) == ((1,), [0])
+
+
+@pytest.mark.parametrize("levels", [[], [3, 3], [10], [-1]])
+def test_a_teacher_that_breaks_its_word_is_found_out(
+    webqa: Make, tasks: list[Task], teacher: Any, levels: list[int]
+) -> None:
+    teacher.score = lambda requests: [VerbalScore(level, level, "", "odd") for level in levels]
+    with pytest.raises(TeacherUnavailable, match=r"scores came for 1 steps|expected 0 to 9"):
+        webqa().advance(webqa().begin(tasks[:1]), [THINK])
+
+
+def test_a_replayed_episode_is_the_same(webqa: Make, tasks: list[Task]) -> None:
+    scenario = webqa(max_turns=3)
+    for actions in (("<search>What is 3?</search>", WRONG), (THINK, THINK, THINK), (THINK,)):
+        episode = play(scenario, tasks[3], *actions)
+        if not episode.done:
+            scenario.truncate(episode)
+        assert scenario.replay(Episode.from_json(episode.to_json())) == episode
+
+
+def test_what_follows_the_deciding_tag_is_counted_and_not_read(
+    webqa: Make, tasks: list[Task]
+) -> None:
+    episode = play(webqa(), tasks[0], "<answer>the 0</answer> <search>more</search>")
+    assert (episode.exact_match, episode.turns[0].discarded_chars) == (1.0, 21)
+
+
+def test_the_outcome_may_be_f1(webqa: Make, tasks: list[Task]) -> None:
+    episode = play(webqa(outcome="f1"), tasks[0], "<answer>it is 0</answer>")
+    assert episode.turns[0].reward == episode.f1 == pytest.approx(0.5)
 
 
 def test_demonstrations_are_played_in_the_scenario(webqa: Make, tasks: list[Task]) -> None:
@@ -164,7 +235,7 @@ def test_demonstrations_are_played_in_the_scenario(webqa: Make, tasks: list[Task
     assert [episode.exact_match for episode in shown] == [1.0] * 3
     assert [episode.seed for episode in shown] == [5, 6, 7]
     assert all(turn.score is not None for episode in shown for turn in episode.turns)
-    with pytest.raises(TeacherError, match="needs a teacher"):
+    with pytest.raises(OptionError, match="needs a teacher"):
         webqa(teacher=None).demonstrate(tasks[:1])
 
 
@@ -174,7 +245,8 @@ def test_demonstrations_are_played_in_the_scenario(webqa: Make, tasks: list[Task
         {"reward": "nonsense"},
         {"max_turns": 0},
         {"score_levels": 1},
-        {"missing_scores": "ignore"},
+        {"on_error": "ignore"},
+        {"outcome": "bleu"},
         {"top_k": 0},
         {"reward": "verbal", "teacher": None},
     ],

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from ovd_envs.tasks.fiction import fiction
+from ovd_envs.tasks.fiction import World
 from retrieval_index import build_index
 from retrieval_index import encoders as encoders_module
 from retrieval_index.encoders import HashingEncoder, SentenceTransformerEncoder, make_encoder
@@ -28,7 +28,7 @@ ODD_TEXTS = [
 
 @pytest.fixture(scope="module")
 def texts():
-    return [passage.contents for passage in fiction(1000, seed=3).passages]
+    return [passage.contents for passage in World(1000, seed=3).passages]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,55 @@
+"""Do verbal scores tell good episodes from bad ones?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovd_envs.episode import Episode
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How scores and final correctness go together.
+
+    `means` and `correct` are of the episodes; `steps` counts steps by their score, `right` those
+    of them whose episode ended correct. `auc` is the chance that a correct episode has the higher
+    mean score of a correct and an incorrect one.
+    """
+
+    means: NDArray[np.float64]
+    correct: NDArray[np.bool_]
+    steps: list[int]
+    right: list[int]
+    spearman: float
+    auc: float
+
+
+def agreement(episodes: Sequence[Episode], score_levels: int = 10) -> Agreement:
+    """Compare the scores of finished, scored episodes with their exact match."""
+    correct = np.array([bool(episode.exact_match) for episode in episodes])
+    steps = Counter(level for episode in episodes for level in episode.levels)
+    right = Counter(level for e in episodes if e.exact_match for level in e.levels)
+    means = np.array([np.mean(episode.levels) for episode in episodes], dtype=np.float64)
+    ranks = _ranks(means)
+    positive, negative = int(correct.sum()), int((~correct).sum())
+    above = ranks[correct].sum() - positive * (positive + 1) / 2
+    return Agreement(
+        means,
+        correct,
+        [steps[level] for level in range(score_levels)],
+        [right[level] for level in range(score_levels)],
+        spearman=float(np.corrcoef(ranks, _ranks(correct.astype(np.float64)))[0, 1]),
+        auc=float(above / (positive * negative)) if positive and negative else float("nan"),
+    )
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Ranks from 1, equal values sharing their mean rank."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts - 1) / 2)[inverse]

@@ -1,0 +1,202 @@
+"""Gymnasium's view of a Scenario, a batch of episodes at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+from gymnasium.error import ResetNeeded
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from ovd_envs.env import (
+    NO_REWARD,
+    Info,
+    TaskDrawer,
+    as_text,
+    check_options,
+    check_parts,
+    render_episode,
+    reset_info,
+    step_info,
+)
+from ovd_envs.episode import Episode, Task
+from ovd_envs.errors import ServiceUnavailable
+from ovd_envs.make import make_scenario
+from ovd_envs.scenario import Scenario
+from ovd_envs.spaces import ACTION_FORMS, UnicodeText
+
+
+def make_vector_env(
+    env_id: str,
+    num_envs: int = 1,
+    render_mode: str | None = None,
+    autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+    max_episode_steps: int | None = None,
+    **options: Any,
+) -> TextVectorEnv:
+    """The entry point of `gymnasium.make_vec`; `options` are those of `make_scenario`.
+
+    `max_episode_steps`, Gymnasium's name for it, is `max_turns`.
+    """
+    if max_episode_steps is not None:
+        options = {**options, "max_turns": max_episode_steps}
+    scenario, tasks = make_scenario(env_id, **options)
+    return TextVectorEnv(
+        scenario, tasks, num_envs, render_mode=render_mode, autoreset_mode=autoreset_mode
+    )
+
+
+class TextVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
+    """`num_envs` episodes at once: one search call and one teacher call serve a whole step.
+
+    Equal, byte for byte, to `num_envs` single environments with the seeds that `reset` gave them
+    (`seed + i` for an integer). Autoreset as in Gymnasium: "NextStep" ignores the action for an
+    episode that is over and begins the next one; "SameStep" begins it at once and leaves the last
+    observation and info in `final_obs` and `final_info`; in "Disabled" the caller resets, with
+    `options={"reset_mask": ...}`. `options={"tasks": [...]}` has a Task, the id of one, or None
+    (the next in order) for each place.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        tasks: Sequence[Task],
+        num_envs: int,
+        *,
+        render_mode: str | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+    ) -> None:
+        check_parts(tasks, render_mode, ("ansi",))
+        if num_envs < 1:
+            raise ValueError(f"num_envs={num_envs}: expected at least 1")
+        self.scenario = scenario
+        self.tasks = tasks
+        self.num_envs = num_envs
+        self.render_mode = render_mode
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.metadata = {"render_modes": ["ansi"], "autoreset_mode": self.autoreset_mode}
+        self.single_observation_space = UnicodeText()
+        self.single_action_space = UnicodeText(forms=ACTION_FORMS)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.episodes: list[Episode] = []
+        self._drawers = [TaskDrawer(tasks, seeding.np_random()[0]) for _ in range(num_envs)]
+        self._finished: set[int] = set()
+        """Places that got through a step in which a service failed for others."""
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[tuple[str, ...], Info]:
+        check_options(options, ("tasks", "reset_mask"))
+        mask = (options or {}).get("reset_mask", np.ones(self.num_envs, dtype=bool))
+        places: list[int] = np.flatnonzero(mask).tolist()
+        if len(mask) != self.num_envs or (len(places) < self.num_envs and not self.episodes):
+            raise ValueError(
+                f"reset_mask={mask}: expected {self.num_envs} booleans, all True at the first reset"
+            )
+        seeds = [seed + place for place in range(self.num_envs)] if isinstance(seed, int) else seed
+        seeds = self._each(seeds, "seed")
+        choices = self._each((options or {}).get("tasks"), "options['tasks']")
+        begun = {place: self._begin(place, seeds[place], choices[place]) for place in places}
+        self.episodes = [begun.get(place) or self.episodes[place] for place in range(self.num_envs)]
+        self._finished -= begun.keys()
+        infos: Info = {}
+        for place, episode in begun.items():
+            self._add_info(infos, reset_info(episode), place)
+        return self._observations(), infos
+
+    def step(
+        self, actions: Sequence[str]
+    ) -> tuple[tuple[str, ...], NDArray[Any], NDArray[Any], NDArray[Any], Info]:
+        """Play one turn in each place.
+
+        Raises SearchUnavailable or TeacherUnavailable if a service fails and `on_error` is
+        "raise". Call it again with the same actions: places that had got through keep their turn.
+        """
+        if len(actions) != self.num_envs:
+            raise ValueError(f"{len(actions)} actions: expected one for each of {self.num_envs}")
+        over = [
+            place
+            for place, episode in enumerate(self.episodes)
+            if episode.done and place not in self._finished
+        ]
+        if not self.episodes or (over and self.autoreset_mode == AutoresetMode.DISABLED):
+            raise ResetNeeded(f"no episode is being played in {over or 'any'}: call reset() first")
+        playing = [place for place in range(self.num_envs) if place not in over]
+        self._advance(
+            [(place, as_text(actions[place])) for place in playing if place not in self._finished]
+        )
+        self._finished.clear()
+        infos: Info = {}
+        for place in over:
+            self.episodes[place] = self._begin(place)
+            self._add_info(infos, reset_info(self.episodes[place]), place)
+        rewards = np.zeros(self.num_envs)
+        for place in playing:
+            reward = self.episodes[place].turns[-1].reward
+            rewards[place] = NO_REWARD if reward is None else reward
+        terminated = np.array([episode.terminated for episode in self.episodes])
+        truncated = np.array([episode.truncated for episode in self.episodes])
+        for place in playing:
+            self._report(place, infos)
+        return self._observations(), rewards, terminated, truncated, infos
+
+    def render(self) -> tuple[str, ...] | None:
+        """Every sub-environment's episode as text in mode "ansi"."""
+        if self.render_mode == "ansi":
+            return tuple(map(render_episode, self.episodes))
+        return None
+
+    def _advance(self, actions: Sequence[tuple[int, str]]) -> None:
+        places = [place for place, _ in actions]
+        episodes = [self.episodes[place] for place in places]
+        try:
+            self.scenario.advance(episodes, [action for _, action in actions])
+        except ServiceUnavailable as error:
+            self._finished |= {places[index] for index in error.turns}
+            failed = tuple(places[index] for index in error.failed)
+            turns = {places[index]: turn for index, turn in error.turns.items()}
+            raise type(error)(str(error), failed, turns) from error
+
+    def _report(self, place: int, infos: Info) -> None:
+        """Add the info of the turn just played at `place`, and begin anew in mode SameStep."""
+        episode = self.episodes[place]
+        info = step_info(episode)
+        if episode.done and self.autoreset_mode == AutoresetMode.SAME_STEP:
+            final = {"final_obs": _last_observation(episode), "final_info": info}
+            self._add_info(infos, final, place)
+            self.episodes[place] = self._begin(place)
+            info = reset_info(self.episodes[place])
+        self._add_info(infos, info, place)
+
+    def _begin(self, place: int, seed: int | None = None, choice: Any = None) -> Episode:
+        if seed is not None:
+            self._drawers[place] = TaskDrawer(self.tasks, seeding.np_random(seed)[0])
+        task, episode_seed = self._drawers[place].draw(choice, "options['tasks']")
+        [episode] = self.scenario.begin([task], [episode_seed])
+        return episode
+
+    def _observations(self) -> tuple[str, ...]:
+        return tuple(map(_last_observation, self.episodes))
+
+    def _each(self, value: Any, name: str) -> Sequence[Any]:
+        """None for every place, or a value for each."""
+        if value is None:
+            return [None] * self.num_envs
+        if not isinstance(value, list | tuple | np.ndarray):
+            raise ValueError(f"{name}={value!r}: expected a list with one entry for each place")
+        entries = cast("Sequence[Any]", value)
+        if len(entries) != self.num_envs:
+            raise ValueError(f"{name} has {len(entries)} entries: expected {self.num_envs}")
+        return entries
+
+
+def _last_observation(episode: Episode) -> str:
+    return episode.turns[-1].observation if episode.turns else episode.prompt
