@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "test"]
 Tasks = str | Path | Sequence[Task] | None
+TeacherLike = Teacher | Literal["oracle", "oracle-brief"] | None
 Made = tuple[Scenario, Sequence[Task]]
 
 _RULES = tuple(field.name for field in fields(Rules))
@@ -46,7 +47,7 @@ def webqa(
     *,
     tasks: Tasks = None,
     search: str | Path | SearchEngine | None = None,
-    teacher: Teacher | Literal["oracle"] | None = "oracle",
+    teacher: TeacherLike = "oracle",
     split: Split = "train",
     passages: int = 2000,
     world_seed: int = 0,
@@ -80,7 +81,7 @@ def math(
     rules: Mapping[str, Any],
     *,
     tasks: Tasks = None,
-    teacher: Teacher | Literal["oracle"] | None = "oracle",
+    teacher: TeacherLike = "oracle",
     split: Split = "train",
     world_seed: int = 0,
     levels: Sequence[int] = (1, 2, 3),
@@ -129,13 +130,16 @@ def _search_engine(search: Any, passages: int, seed: int) -> SearchEngine:
 
 
 def _teacher(teacher: Any, rules: Rules, search: SearchEngine | None) -> Teacher | None:
-    if teacher == "oracle":
+    if teacher in ("oracle", "oracle-brief"):
         from ovd_envs.teachers.oracle import OracleTeacher
 
         # An index can look gold passages up by id, which tells the oracle what to search for.
-        return OracleTeacher(getattr(search, "get", None), max_turns=rules.max_turns)
+        lookup, aloud = getattr(search, "get", None), teacher == "oracle"
+        return OracleTeacher(lookup, max_turns=rules.max_turns, thinks_aloud=aloud)
     if teacher is not None and not isinstance(teacher, Teacher):
-        raise OptionError(f"teacher={teacher!r}: expected 'oracle', None or a Teacher")
+        raise OptionError(
+            f"teacher={teacher!r}: expected 'oracle', 'oracle-brief', None or a Teacher"
+        )
     return teacher
 
 

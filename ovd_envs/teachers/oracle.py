@@ -70,36 +70,46 @@ class OracleTeacher:
 
     `lookup` gives passages by id, such as the `get` of a PassageIndex: it lets the oracle search
     for gold passages by title where a task has no chain of queries. `max_turns`, the scenario's,
-    makes it answer on the last turn at the latest.
+    makes it answer on the last turn at the latest. Without `thinks_aloud` its demonstrations of
+    questions are bare searches and answers: fewer tokens for a small student to learn.
     """
 
-    def __init__(self, lookup: Lookup | None = None, max_turns: int | None = None) -> None:
+    def __init__(
+        self,
+        lookup: Lookup | None = None,
+        max_turns: int | None = None,
+        *,
+        thinks_aloud: bool = True,
+    ) -> None:
         self.lookup = lookup
         self.max_turns = max_turns
+        self.thinks_aloud = thinks_aloud
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[VerbalScore]:
         return [_score(request) for request in requests]
 
     def act(self, episodes: Sequence[Episode]) -> list[str]:
         return [
-            self._search_or_answer(episode) if _searches(episode) else self._reason(episode)
+            _action(*self._search_or_answer(episode))
+            if _searches(episode)
+            else self._reason(episode)
             for episode in episodes
         ]
 
     def _left(self, episode: Episode) -> float:
         return math.inf if self.max_turns is None else self.max_turns - len(episode.turns)
 
-    def _search_or_answer(self, episode: Episode) -> str:
+    def _search_or_answer(self, episode: Episode) -> tuple[str, str, str]:
+        """What it thinks, then the tag and the content of its action."""
         task, chain = episode.task, _chain(episode.task)
         asked = {normalize(turn.content) for turn in episode.turns if turn.kind == "search"}
         queries = _chain_queries(episode, asked) if chain else self._queries(episode)
         query = next((query for query in queries if normalize(query) not in asked), None)
         if query is None or self._left(episode) <= 1:
             thought = f"{chain[-1]['query']} is {task.answers[0]}" if chain else self._cite(episode)
-            return _action(thought, "answer", task.answers[0])
+            return thought if self.thinks_aloud else "", "answer", task.answers[0]
         known = _known(chain, episode, asked)
-        thought = f"{chain[known - 1]['query']} is {chain[known - 1]['answer']}" if known else ""
-        return _action(thought, "search", query)
+        return _plan(chain, known) if self.thinks_aloud else "", "search", query
 
     def _queries(self, episode: Episode) -> list[str]:
         """What to search for where no chain says so: the question, then what is still missing."""
@@ -140,6 +150,17 @@ def _action(thought: str, tag: str, content: str) -> str:
 
 
 # Questions
+
+
+def _plan(chain: Sequence[Link], known: int) -> str:
+    """What was found last, or is to be found first, and what comes after: "author of The Tower is
+    Ada Berg, then its birthplace"."""
+    if not chain:
+        return ""
+    last = chain[known - 1] if known else chain[0]
+    said = f"{last['query']} is {last['answer']}" if known else last["query"]
+    rest = chain[known:] if known else chain[1:]
+    return said + "".join(f", then its {link['query'].partition(' of ')[0]}" for link in rest)
 
 
 def _searches(episode: Episode) -> bool:

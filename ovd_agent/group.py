@@ -1,0 +1,75 @@
+"""All that was collected for one task, and verbal rejection sampling on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ovd_agent.trajectory import Trajectory
+from ovd_envs.episode import Task
+from ovd_envs.errors import OVDError
+
+
+class DemonstrationError(OVDError, ValueError):
+    """Demonstrations are missing, or of another task."""
+
+
+@dataclass(slots=True)
+class Group:
+    """The student's samples of one task, then the teacher's demonstrations that were asked for."""
+
+    task: Task
+    samples: list[Trajectory]
+    demonstrations: list[Trajectory] = field(default_factory=list[Trajectory])
+
+
+@dataclass(frozen=True, slots=True)
+class MixedGroup:
+    """What verbal rejection sampling makes of a group: `kept` are student samples, and each of
+    `replacements` stands where one was rejected."""
+
+    kept: list[Trajectory]
+    replacements: list[Trajectory]
+
+    @property
+    def acceptance(self) -> float:
+        """The accepted fraction α; samples without a score do not count."""
+        return len(self.kept) / max(1, len(self.kept) + len(self.replacements))
+
+
+def reject_and_replace(
+    group: Group, scores: Sequence[float | None], threshold: float
+) -> MixedGroup:
+    """Replace each student trajectory that scores below the threshold by a demonstration.
+
+    The training mixture of On-policy Verbal Distillation (arXiv 2601.21968). Kept trajectories
+    stay on-policy; replacements have no behaviour log-probabilities and never enter an importance
+    ratio. A sample whose score is None leaves the group: nothing is known about it.
+
+    Args:
+        group: its demonstrations are used in order, and again from the first when too few.
+        scores: S(y) of each sample, on the scale of the verbal scores.
+        threshold: θ on that scale. 0 keeps all; any value above v-1 rejects all.
+
+    Raises:
+        DemonstrationError: something is rejected and there is no demonstration, or one is of
+            another task.
+    """
+    kept = [
+        sample
+        for sample, score in zip(group.samples, scores, strict=True)
+        if score is not None and score >= threshold
+    ]
+    rejected = sum(score is not None and score < threshold for score in scores)
+    shown = group.demonstrations
+    if rejected and not shown:
+        raise DemonstrationError(
+            f"task {group.task.id!r}: {rejected} samples are rejected and there is no demonstration"
+        )
+    for demonstration in shown:
+        if demonstration.episode.task.id != group.task.id:
+            raise DemonstrationError(
+                f"a demonstration of task {demonstration.episode.task.id!r} cannot replace a"
+                f" sample of task {group.task.id!r}"
+            )
+    return MixedGroup(kept, [shown[index % len(shown)] for index in range(rejected)])

@@ -1,0 +1,1 @@
+"""The learner: training rows in, optimiser steps out. It knows no algorithm."""

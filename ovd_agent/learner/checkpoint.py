@@ -1,0 +1,179 @@
+"""Checkpoints on disk: numbered folders, written whole or not at all, and a pointer to the latest.
+
+    checkpoints/latest               the name of the newest complete checkpoint
+    checkpoints/checkpoint-000007/   model.safetensors, config.json, the tokenizer's files,
+                                     optimizer.safetensors, state.json
+
+A checkpoint folder is also a plain model folder: `from_pretrained` and vLLM read it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ovd_agent.learner.learner import Learner
+
+T = TypeVar("T")
+
+_PREFIX = "checkpoint-"
+_POINTER = "latest"
+# What may differ between two configurations of the same function.
+_INCIDENTAL = {
+    "_name_or_path",
+    "architectures",
+    "attention_dropout",
+    "dtype",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+}
+
+
+class SavesItself(Protocol):
+    """A tokenizer, as far as a checkpoint is concerned."""
+
+    def save_pretrained(self, save_directory: str, /) -> object: ...
+
+
+def save_checkpoint(
+    folder: str | Path,
+    model: PreTrainedModel,
+    tokenizer: SavesItself,
+    learner: Learner,
+    state: Mapping[str, Any],
+    keep: int = 2,
+) -> Path:
+    """Write the next checkpoint, point `latest` at it, keep the last `keep`; return its folder.
+
+    `state` is the caller's own JSON-able state. One process may write to `folder` at a time.
+    """
+    if keep < 1:
+        raise ValueError(f"keep is {keep}, but at least 1 checkpoint must be kept")
+    root = Path(folder)
+    root.mkdir(parents=True, exist_ok=True)
+    existing = _complete(root)
+    number = int(existing[-1].name.removeprefix(_PREFIX)) + 1 if existing else 1
+    target = root / f"{_PREFIX}{number:06d}"
+    # Under a fixed name, so that the leftovers of a killed process are found and removed.
+    temporary = root / "unfinished"
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(temporary)
+    tokenizer.save_pretrained(str(temporary))
+    save_file(learner.state_dict(), temporary / "optimizer.safetensors")
+    (temporary / "state.json").write_text(json.dumps(dict(state), allow_nan=False))
+    temporary.replace(target)
+    pointer = root / f"{_POINTER}.tmp"
+    pointer.write_text(target.name)
+    pointer.replace(root / _POINTER)
+    for old in [*existing, target][:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def latest_checkpoint(folder: str | Path) -> Path:
+    """The folder of the newest complete checkpoint. Raises FileNotFoundError if there is none."""
+    root = Path(folder)
+    pointer = root / _POINTER
+    if pointer.exists() and (pointed := root / pointer.read_text().strip()).is_dir():
+        return pointed
+    existing = _complete(root)
+    if not existing:
+        raise FileNotFoundError(f"no checkpoint in {root}: start without resuming, or fix the path")
+    return existing[-1]
+
+
+def load_checkpoint(folder: str | Path, model: PreTrainedModel, learner: Learner) -> dict[str, Any]:
+    """Restore model and learner in place, bit for bit, from the latest checkpoint.
+
+    Returns the `state` that was saved. Raises FileNotFoundError when there is no checkpoint, and
+    ValueError, with everything left as it was, when it is damaged or of another model.
+    """
+    path = latest_checkpoint(folder)
+    saved = _read(path / "config.json", _read_json)
+    state = _read(path / "state.json", _read_json)
+    optimizer = _read(path / "optimizer.safetensors", load_file)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in _weight_files(path):
+        shapes |= _read(file, _read_shapes)
+    _check_config(path, saved, model)
+    _check_shapes(path, shapes, model)
+    learner.load_state_dict(optimizer)
+    _load_weights(path, model)
+    return state
+
+
+def _complete(root: Path) -> list[Path]:
+    return sorted(root.glob(f"{_PREFIX}[0-9]*"))
+
+
+def _weight_files(path: Path) -> list[Path]:
+    # Big models are saved in several files; the plain name is the one to miss if there is none.
+    return sorted(path.glob("model*.safetensors")) or [path / "model.safetensors"]
+
+
+def _read(file: Path, reader: Callable[[Path], T]) -> T:
+    try:
+        return reader(file)
+    except (SafetensorError, ValueError, OSError) as error:
+        raise ValueError(
+            f"{file} is damaged or missing ({error}): delete {file.parent.name} to resume from "
+            "the checkpoint before it"
+        ) from None
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text())
+
+
+def _read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of saved weights; opening the file also checks that it is whole."""
+    with safe_open(file, "pt") as weights:
+        names = cast(list[str], weights.keys())
+        return {name: tuple(weights.get_slice(name).get_shape()) for name in names}
+
+
+def _check_config(path: Path, saved: Mapping[str, Any], model: PreTrainedModel) -> None:
+    # Through JSON, as the saved one went, so that tuples and lists compare equal.
+    current = json.loads(json.dumps(model.config.to_dict()))
+    for name in sorted(saved.keys() & current.keys() - _INCIDENTAL):
+        if saved[name] != current[name]:
+            raise ValueError(
+                f"{path} holds another model: its {name} is {saved[name]!r}, but this model's is "
+                f"{current[name]!r}; load the model that was trained, or start anew elsewhere"
+            )
+
+
+def _check_shapes(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], model: PreTrainedModel
+) -> None:
+    weights = cast(dict[str, Tensor], model.state_dict())
+    for name, shape in shapes.items():
+        expected = tuple(weights[name].shape) if name in weights else None
+        if shape != expected:
+            raise ValueError(f"{path} has {name} of shape {shape}, but this model's is {expected}")
+    # Tied weights are saved once, under one of their names.
+    stored = {weights[name].data_ptr() for name in shapes}
+    for name, weight in weights.items():
+        if weight.data_ptr() not in stored:
+            raise ValueError(f"{path} has no {name}, which this model needs")
+
+
+@torch.no_grad()
+def _load_weights(path: Path, model: PreTrainedModel) -> None:
+    weights = cast(dict[str, Tensor], model.state_dict())
+    for file in _weight_files(path):
+        for name, weight in load_file(file).items():
+            weights[name].copy_(weight)

@@ -1,0 +1,121 @@
+"""Log-probabilities of chosen tokens, without logits for the others."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import DynamicCache, PreTrainedModel
+
+from ovd_agent.learner.batches import MicroBatch
+from ovd_agent.policies.cache import cache_argument
+
+LOGIT_BUDGET = 2**26
+"""Logits held at a time, by default: 256 MiB in float32."""
+
+
+def token_logprobs(
+    model: PreTrainedModel,
+    batch: MicroBatch,
+    temperature: float = 1.0,
+    logit_budget: int = LOGIT_BUDGET,
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities [n] of the targets and, without gradient, the entropies [n] there.
+
+    The head runs on the trained positions only. When n * vocabulary exceeds `logit_budget` it runs
+    in chunks, computed again in the backward pass. Log-probabilities are at least float32 and
+    those of sampling at `temperature`.
+    """
+    hidden = hidden_states(model, batch).flatten(0, 1)[batch.positions]
+    head = _head(model)
+    size = max(1, logit_budget // vocabulary_size(model))
+    if len(batch.targets) <= size:
+        return _from_hidden(hidden, batch.targets, head, temperature)
+    parts = [
+        cast(
+            tuple[Tensor, Tensor],
+            checkpoint(_from_hidden, states, ids, head, temperature, use_reentrant=False),
+        )
+        for states, ids in zip(hidden.split(size), batch.targets.split(size), strict=True)
+    ]
+    logprobs, entropies = zip(*parts, strict=True)
+    return torch.cat(logprobs), torch.cat(entropies)
+
+
+def hidden_states(model: PreTrainedModel, batch: MicroBatch) -> Tensor:
+    """The last hidden states [b, longest, d] of `input_ids`.
+
+    A shared prefix is read once. Its keys and values are expanded to all rows, and autograd adds
+    the rows' gradients up, so that the result is that of reading it with every row.
+    """
+    decoder = cast(nn.Module, model.get_decoder())
+    rows, longest = batch.input_ids.shape
+    shared = len(batch.prefix)
+    if not shared:
+        output = decoder(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
+        )
+        return output.last_hidden_state
+    read: Any = DynamicCache()
+    decoder(input_ids=batch.prefix[None], use_cache=True, **{cache_argument(model): read})
+    expanded: Any = DynamicCache()
+    for index, layer in enumerate(read.layers):
+        expanded.update(
+            layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1), index
+        )
+    ones = batch.attention_mask.new_ones(rows, shared)
+    places = torch.arange(shared, shared + longest, device=batch.input_ids.device)
+    output = decoder(
+        input_ids=batch.input_ids,
+        attention_mask=torch.cat([ones, batch.attention_mask], dim=1),
+        position_ids=places.expand(rows, -1),
+        use_cache=True,
+        **{cache_argument(model): expanded},
+    )
+    return output.last_hidden_state
+
+
+@torch.no_grad()
+def check_head(model: PreTrainedModel) -> None:
+    """Raise ValueError unless the model's logits are its output head over its hidden states.
+
+    Some architectures scale or cap their logits after the head; training them here would
+    silently use other probabilities than sampling does.
+    """
+    ids = torch.tensor([[0, 1, 2]], device=model.device) % vocabulary_size(model)
+    expected: Tensor = model(input_ids=ids, use_cache=False).logits
+    decoder = cast(nn.Module, model.get_decoder())
+    hidden: Tensor = decoder(input_ids=ids, use_cache=False).last_hidden_state
+    logits: Tensor = _head(model)(hidden)
+    if expected.shape != logits.shape or not torch.allclose(expected, logits, 1e-3, 1e-3):
+        raise ValueError(
+            f"{type(model).__name__} changes its logits after the output head, which the learner "
+            "does not support: choose a model whose logits are a linear map of its hidden states"
+        )
+
+
+def _from_hidden(
+    hidden: Tensor, targets: Tensor, head: nn.Module, temperature: float
+) -> tuple[Tensor, Tensor]:
+    logits: Tensor = head(hidden)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+    every = logits.log_softmax(-1)
+    with torch.no_grad():
+        entropy = -(every.exp() * every).sum(-1)
+    return every.gather(-1, targets[:, None]).squeeze(-1), entropy
+
+
+def _head(model: PreTrainedModel) -> nn.Module:
+    head = cast(nn.Module | None, model.get_output_embeddings())
+    if head is None:
+        raise ValueError(
+            f"{type(model).__name__} has no output head: load it with AutoModelForCausalLM"
+        )
+    return head
+
+
+def vocabulary_size(model: PreTrainedModel) -> int:
+    """How many ids the model can read, padding rows of its embedding included."""
+    return cast(nn.Embedding, model.get_input_embeddings()).weight.shape[0]

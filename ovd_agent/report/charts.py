@@ -1,0 +1,369 @@
+"""What a report is drawn with: elements, charts as inline SVG, and the style sheet of both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+from xml.etree.ElementTree import Element
+
+WIDTH, HEIGHT = 400, 220
+LEFT, RIGHT, TOP, BOTTOM = 40, 392, 22, 182
+"""The plot area inside the drawing; all in SVG units."""
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Points (x, y) of one colour; `intervals` are their (low, high), for dots.
+
+    A series without a name does not appear in the legend.
+    """
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    colour: int = 0
+    kind: Literal["line", "faint", "dots"] = "line"
+    intervals: Sequence[tuple[float, float]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """A linear scale from data [low, high] to drawing units [start, end]."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def at(self, value: float) -> float:
+        share = (value - self.low) / (self.high - self.low)
+        return round(self.start + share * (self.end - self.start), 2)
+
+
+def node(tag: str, *children: Element | str, **attributes: object) -> Element:
+    """An element of SVG or HTML. Text is escaped when it is serialised, so nothing that passes
+    through here can become markup. `class_` is class, `stroke_width` is stroke-width."""
+    named = {key.rstrip("_").replace("_", "-"): str(value) for key, value in attributes.items()}
+    element = Element(tag, named)
+    for child in children:
+        if isinstance(child, Element):
+            element.append(child)
+        elif len(element):
+            element[-1].tail = (element[-1].tail or "") + child
+        else:
+            element.text = (element.text or "") + child
+    return element
+
+
+def badge_colour(share: float) -> str:
+    """Vermilion for 0, grey for 0.5, blue for 1; white text is readable on all of it."""
+    ends = ((174, 66, 0), (106, 110, 118), (0, 98, 163))
+    place = min(max(share, 0.0), 1.0) * 2
+    low, high = ends[min(int(place), 1)], ends[min(int(place), 1) + 1]
+    part = place - min(int(place), 1)
+    red, green, blue = (round(a + part * (b - a)) for a, b in zip(low, high, strict=True))
+    return f"rgb({red} {green} {blue})"
+
+
+def round_ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """About `count` + 1 multiples of 1, 2 or 5 times a power of ten that cover [low, high]."""
+    if high - low <= 1e-9 * max(abs(low), abs(high)):
+        pad = 0.1 * abs(low) or 0.5
+        low, high = low - pad, high + pad
+    rough = (high - low) / count
+    magnitude = 10.0 ** math.floor(math.log10(rough))
+    step = magnitude * next(each for each in (1, 2, 5, 10) if rough <= each * magnitude * 1.001)
+    first, last = math.floor(low / step + 1e-6), math.ceil(high / step - 1e-6)
+    return [index * step for index in range(first, last + 1)]
+
+
+def curves(
+    updates: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]]
+) -> list[Element]:
+    """Exact match, acceptance, loss and entropy over the updates of a run, as small multiples."""
+    last = max((line["update"] for line in (*updates, *evaluations)), default=1)
+    held_out = Series(
+        "held-out",
+        [(each["update"], each["em"]) for each in evaluations],
+        0,
+        "dots",
+        [(each["em_low"], each["em_high"]) for each in evaluations],
+    )
+    # Without student tokens (SFT) no training episode was played: its EM of 0 means nothing.
+    played = [line for line in updates if line.get("student_tokens", 1)]
+    charts = [
+        _curve(
+            "Exact match",
+            "share",
+            [held_out, *_smoothed("training", _of(played, "em"), 1)],
+            last,
+        ),
+        _curve(
+            "Acceptance α", "share of samples kept", _smoothed("", _of(updates, "acceptance")), last
+        ),
+        _curve("Loss", "loss", _smoothed("", _of(updates, "loss")), last),
+        _curve("Entropy", "nats per token", _smoothed("", _of(updates, "entropy")), last),
+    ]
+    note = (
+        "Held-out questions are answered greedily, bars are 95% intervals; training episodes are "
+        "sampled. Faint: single updates; bold: centred moving average over a tenth of the run."
+    )
+    return [node("div", *charts, class_="grid"), node("p", note, class_="note")]
+
+
+def histogram(updates: Sequence[Mapping[str, Any]]) -> Element:
+    """How often each verbal score was given in the first and the last quarter of the updates."""
+    counts = [line["score_histogram"] for line in updates if sum(line["score_histogram"])]
+    if not counts:
+        return node("p", "No verbal score was logged.", class_="missing")
+    size = max(1, len(counts) // 4)
+    parts = {"first quarter": counts[:size], "last quarter": counts[-size:]}
+    if len(counts) == 1:
+        parts = {"the only update": counts}
+    levels = len(counts[0])
+    width = math.ceil(levels / 20)
+    series: list[tuple[str, list[float]]] = []
+    for name, part in parts.items():
+        totals = [sum(level) for level in zip(*part, strict=True)]
+        binned = [sum(totals[low : low + width]) for low in range(0, levels, width)]
+        series.append((name, [count / sum(totals) for count in binned]))
+    chart = bar_chart(
+        [_bin(low, min(low + width, levels) - 1) for low in range(0, levels, width)],
+        series,
+        about="Share of steps with each verbal score, early and late in training",
+        x_label="verbal score",
+        y_label="share of steps",
+    )
+    legend = [(name, colour) for colour, (name, _) in enumerate(series)]
+    plural = "" if size == 1 else "s"
+    note = f"The student's steps in training, {size} update{plural} in each group."
+    drawn = _figure("Scores of single steps", chart, legend)
+    return node("div", drawn, node("p", note, class_="note"))
+
+
+def _bin(low: int, high: int) -> str:
+    return str(low) if low == high else f"{low}–{high}"
+
+
+def _of(lines: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
+    return [(line["update"], line[key]) for line in lines if line.get(key) is not None]
+
+
+def _curve(title: str, y_label: str, series: Sequence[Series], last: float) -> Element:
+    drawn = [each for each in series if each.points]
+    if not drawn:
+        return _figure(title, node("p", "Nothing was logged.", class_="missing"), [])
+    values = [value for each in drawn for _, value in each.points]
+    about = f"{title} by update, between {min(values):.3f} and {max(values):.3f}"
+    chart = line_chart(drawn, about=about, x_high=last, x_label="update", y_label=y_label)
+    return _figure(title, chart, [(each.name, each.colour) for each in drawn if each.name])
+
+
+def _smoothed(name: str, points: Sequence[tuple[float, float]], colour: int = 2) -> list[Series]:
+    """The points, and if there are many their moving average over a tenth of the run."""
+    reach = len(points) // 20
+    if reach == 0:
+        return [Series(name, points, colour)]
+    averages: list[tuple[float, float]] = []
+    for middle, (update, _) in enumerate(points):
+        around = points[max(0, middle - reach) : middle + reach + 1]
+        averages.append((update, sum(value for _, value in around) / len(around)))
+    return [Series("", points, colour, "faint"), Series(name, averages, colour)]
+
+
+def _figure(title: str, content: Element, legend: Sequence[tuple[str, int]]) -> Element:
+    keys = [node("span", name, class_=f"key c{colour}") for name, colour in legend]
+    return node("figure", node("figcaption", node("b", title), *keys), content)
+
+
+def line_chart(
+    series: Sequence[Series], *, about: str, x_high: float, x_label: str, y_label: str
+) -> Element:
+    """Lines over whole-numbered x from 0 to `x_high`; the y axis covers zero and every value."""
+    ys = [y for each in series for _, y in each.points]
+    ys += [bound for each in series for interval in each.intervals for bound in interval]
+    y_ticks = round_ticks(min([*ys, 0.0]), max([*ys, 0.0]))
+    x = Axis(0.0, max(x_high, 1.0), LEFT + 6, RIGHT - 6)
+    y = Axis(y_ticks[0], y_ticks[-1], BOTTOM, TOP)
+    x_ticks = [tick for tick in round_ticks(x.low, x.high, 5) if x.low <= tick <= x.high]
+    marks = [mark for each in series for mark in _marks(each, x, y)]
+    return _drawing(
+        about,
+        *_y_axis(y, y_ticks, y_label),
+        *_x_axis([(x.at(tick), _number(tick)) for tick in x_ticks if tick % 1 == 0], x_label),
+        *marks,
+    )
+
+
+def bar_chart(
+    labels: Sequence[str],
+    series: Sequence[tuple[str, Sequence[float]]],
+    *,
+    about: str,
+    x_label: str,
+    y_label: str,
+) -> Element:
+    """Bars from zero, one group for each label and in it one bar for each series."""
+    y_ticks = round_ticks(0.0, max(value for _, values in series for value in values) or 1.0)
+    y = Axis(0.0, y_ticks[-1], BOTTOM, TOP)
+    slot = (RIGHT - LEFT) / len(labels)
+    width = 0.8 * slot / len(series)
+    bars: list[Element] = []
+    for colour, (name, values) in enumerate(series):
+        for place, (label, value) in enumerate(zip(labels, values, strict=True)):
+            bar = node(
+                "rect",
+                node("title", f"{name}, {label}: {value:.3f}"),
+                class_=f"bar c{colour}",
+                x=round(LEFT + (place + 0.1) * slot + colour * width, 2),
+                y=y.at(value),
+                width=round(0.94 * width, 2),
+                height=round(BOTTOM - y.at(value), 2),
+            )
+            bars.append(bar)
+    # About 36 characters fit under the axis.
+    every = math.ceil(len(labels) * max(map(len, labels)) / 36)
+    ticks = [(LEFT + (place + 0.5) * slot, label) for place, label in enumerate(labels)][::every]
+    return _drawing(about, *_y_axis(y, y_ticks, y_label), *bars, *_x_axis(ticks, x_label))
+
+
+def _drawing(about: str, *children: Element) -> Element:
+    box = f"0 0 {WIDTH} {HEIGHT}"
+    return node("svg", *children, viewBox=box, role="img", aria_label=about)
+
+
+def _y_axis(axis: Axis, ticks: Sequence[float], label: str) -> list[Element]:
+    parts = [node("text", label, x=0, y=10, class_="axis")]
+    for tick in ticks:
+        at = axis.at(tick)
+        zero = " zero" if tick == 0 else ""
+        parts.append(node("line", class_="grid" + zero, x1=LEFT, x2=RIGHT, y1=at, y2=at))
+        text = node("text", _number(tick), x=LEFT - 6, y=round(at + 4, 2), text_anchor="end")
+        parts.append(text)
+    return parts
+
+
+def _x_axis(ticks: Sequence[tuple[float, str]], label: str) -> list[Element]:
+    parts = [
+        node("text", text, x=round(at, 2), y=BOTTOM + 16, text_anchor="middle")
+        for at, text in ticks
+    ]
+    middle = (LEFT + RIGHT) / 2
+    return [
+        *parts,
+        node("text", label, x=middle, y=HEIGHT - 5, text_anchor="middle", class_="axis"),
+    ]
+
+
+def _marks(series: Series, x: Axis, y: Axis) -> list[Element]:
+    places = [(x.at(across), y.at(up)) for across, up in series.points]
+    style = f"c{series.colour}"
+    marks = [
+        node("line", class_=f"interval {style}", x1=at, x2=at, y1=y.at(low), y2=y.at(high))
+        for (at, _), (low, high) in zip(places, series.intervals)
+    ]
+    if len(places) > 1:
+        path = "M" + "L".join(f"{across} {up}" for across, up in places)
+        marks.append(node("path", class_=f"{series.kind} {style}", d=path))
+    if series.kind == "dots" or len(places) == 1:
+        marks += [
+            node(
+                "circle",
+                node("title", f"{series.name} at {_number(point[0])}: {point[1]:.3f}"),
+                class_=f"dot {style}",
+                cx=across,
+                cy=up,
+                r=3.5,
+            )
+            for (across, up), point in zip(places, series.points, strict=True)
+        ]
+    return marks
+
+
+def _number(value: float) -> str:
+    return f"{value:.6g}".replace("-", "\N{MINUS SIGN}")
+
+
+STYLE = """
+:root { color-scheme: light dark; --paper: #fdfdfb; --ink: #1c1f23; --soft: #5d646d;
+  --rule: #dcdfe2; --wash: #f3f4f3; --c0: #0062a3; --c1: #c05600; --c2: #00755a; }
+@media (prefers-color-scheme: dark) { :root { --paper: #15181b; --ink: #e4e6e8;
+  --soft: #9aa2ab; --rule: #33393f; --wash: #1e2226; --c0: #63b3ea; --c1: #f0954a;
+  --c2: #3fc49c; } }
+* { box-sizing: border-box; }
+html { -webkit-text-size-adjust: 100%; }
+body { margin: 0; background: var(--paper); color: var(--ink);
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", "Liberation Sans", sans-serif; }
+main { max-width: 60rem; margin: 0 auto; padding: 3rem 1.25rem 4rem; }
+h1, h2, h3, .lead { font-family: "Iowan Old Style", Charter, Georgia, "Liberation Serif", serif; }
+h1 { font-size: 2.1rem; line-height: 1.15; margin: 0.2rem 0 0.6rem; font-weight: 600; }
+h2 { font-size: 1.3rem; margin: 3.2rem 0 0.8rem; font-weight: 600; }
+h3 { font-size: 1.2rem; line-height: 1.3; margin: 0.1rem 0 0.3rem; font-weight: 600; }
+h4 { font-size: 0.8rem; margin: 0 0 0.5rem; color: var(--soft); font-weight: 600; }
+.kicker { margin: 0; font-size: 0.8rem; color: var(--soft); }
+.lead { font-size: 1.15rem; max-width: 42rem; margin: 0; }
+.note, .missing { color: var(--soft); font-size: 0.85rem; }
+.missing { font-style: italic; }
+dl, dd { margin: 0; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr));
+  gap: 1.4rem 2rem; margin: 2rem 0 0; border-top: 1px solid var(--rule); padding-top: 1.4rem; }
+.tiles dt { font-size: 0.85rem; color: var(--soft); }
+.tiles dd:not(.note) { font-size: 1.6rem; line-height: 1.3; font-variant-numeric: tabular-nums; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
+th, td { padding: 0.35rem 1.4rem 0.35rem 0; text-align: left; white-space: nowrap; }
+th { font-weight: 500; }
+thead th { color: var(--soft); border-bottom: 1px solid var(--ink); }
+small { color: var(--soft); }
+@media (max-width: 40rem) { main { padding-top: 1.5rem; } small { display: block; }
+  .tiles { grid-template-columns: 1fr 1fr; } .tiles > :nth-child(-n+2) { grid-column: 1 / -1; }
+  th, td { padding-right: 0.9rem; vertical-align: top; } }
+tbody tr:last-child > * { border-top: 1px solid var(--rule); }
+.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr));
+  gap: 1.8rem 2rem; }
+figure { margin: 0; }
+figcaption { font-size: 0.8rem; margin-bottom: 0.4rem; }
+figcaption b { font-size: 0.95rem; font-weight: 600; margin-right: 1rem; }
+.key { margin-right: 1rem; white-space: nowrap; }
+.key::before { content: ""; display: inline-block; width: 0.9em; height: 0.55em;
+  margin-right: 0.4em; background: currentColor; border-radius: 2px; }
+.c0 { color: var(--c0); } .c1 { color: var(--c1); } .c2 { color: var(--c2); }
+svg { display: block; width: 100%; height: auto; overflow: visible; }
+svg text { font-size: 12px; fill: var(--soft); font-variant-numeric: tabular-nums; }
+svg .grid { stroke: var(--rule); } svg .zero { stroke: var(--soft); }
+svg path { fill: none; stroke: currentColor; stroke-width: 2; stroke-linejoin: round; }
+svg .faint { stroke-width: 1; opacity: 0.4; }
+svg .interval { stroke: currentColor; stroke-width: 1.5; opacity: 0.6; }
+svg .dot { fill: currentColor; stroke: var(--paper); stroke-width: 1.5; }
+svg .bar { fill: currentColor; }
+article { border-top: 1px solid var(--rule); padding: 1.3rem 0 1.6rem; }
+.expected { margin: 0 0 0.4rem; }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr));
+  gap: 1.2rem 2rem; margin-top: 1rem; }
+.pair > div { min-width: 0; }
+ol { margin: 0; padding: 0; list-style: none; counter-reset: turn; }
+ol > li { counter-increment: turn; padding: 0.1rem 0 0.9rem 1.7rem; position: relative; }
+ol > li::before { content: counter(turn); position: absolute; left: 0; color: var(--soft);
+  font-size: 0.85rem; font-variant-numeric: tabular-nums; }
+.kind { font-size: 0.8rem; color: var(--soft); }
+pre { font: 0.82rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "Liberation Mono", monospace;
+  margin: 0.15rem 0 0.35rem; padding: 0.45rem 0.6rem; background: var(--wash); border-radius: 4px;
+  white-space: pre-wrap; overflow-wrap: anywhere; max-height: 24rem; overflow-y: auto; }
+.tag { color: var(--soft); }
+.said { margin: 0.2rem 0; font-size: 0.88rem; }
+.badge { display: inline-block; min-width: 1.5em; padding: 0 0.4em; border-radius: 4px;
+  background: #6a6e76; color: #fff; text-align: center; font-weight: 600; margin-right: 0.3em; }
+details { font-size: 0.85rem; color: var(--soft); }
+summary { cursor: pointer; overflow-wrap: anywhere; }
+details ul { margin: 0.3rem 0; padding-left: 1rem; color: var(--ink); }
+details em { font-style: normal; color: var(--c2); margin-left: 0.4em; }
+.observation { margin: 0.2rem 0; font-size: 0.85rem; color: var(--soft); white-space: pre-wrap; }
+.end { margin: 0; padding-top: 0.5rem; border-top: 1px solid var(--rule); overflow-wrap: anywhere; }
+.verdict { font-weight: 600; } .right { color: var(--c0); } .wrong { color: var(--c1); }
+.end .note { float: right; padding-left: 1rem; }
+.options { columns: 16rem; column-gap: 2rem; font-size: 0.8rem; }
+.options div { display: flex; justify-content: space-between; gap: 1rem; break-inside: avoid; }
+.options dt { color: var(--soft); }
+.options dd { overflow-wrap: anywhere; text-align: right; }
+"""

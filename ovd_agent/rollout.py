@@ -1,0 +1,115 @@
+"""Rollouts: a policy plays a scenario, continuously."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from ovd_agent.policies.base import Completion, Policy, Sampling
+from ovd_agent.trajectory import Trajectory
+from ovd_envs.episode import Episode, Task
+from ovd_envs.errors import OptionError
+from ovd_envs.scenario import Scenario
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Ids of a span that the student did not write, without special tokens around it."""
+    return list(tokenizer.encode(text, add_special_tokens=False)) if text else []
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    """Ids of the first prompt, in the tokenizer's chat template if it has one.
+
+    The template is for the first prompt only: after it ids are appended, never rendered again.
+    """
+    if tokenizer.chat_template:
+        chat = [{"role": "user", "content": prompt.strip()}]
+        prompt = str(
+            tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        )
+    return encode(tokenizer, prompt)
+
+
+@dataclass(slots=True)
+class Rollout:
+    """Plays tasks with at most `slots` episodes at once; a finished episode's slot is refilled
+    at once. `max_length` bounds a trajectory's ids: an episode that outgrows it is truncated."""
+
+    scenario: Scenario
+    policy: Policy
+    tokenizer: PreTrainedTokenizerBase
+    slots: int = 64
+    max_length: int = 1024
+    max_new_tokens: int = 64
+
+    def play(
+        self,
+        tasks: Sequence[Task],
+        seeds: Sequence[int] | None = None,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+    ) -> list[Trajectory]:
+        """One trajectory per task, in the order of the tasks."""
+        sampling = Sampling(temperature, top_p, self.max_new_tokens, self.scenario.stop_strings)
+        episodes = self.scenario.begin(tasks, seeds)
+        trajectories = [self._open(episode) for episode in episodes]
+        waiting = list(range(len(tasks)))[::-1]
+        playing: set[int] = set()
+        while waiting or playing:
+            while waiting and len(playing) < self.slots:
+                playing.add(key := waiting.pop())
+                self.policy.submit(key, trajectories[key].ids, sampling)
+            # Waiting for an eighth of the slots makes the search, the teacher and the next
+            # prefill work on batches, and still leaves nobody waiting for the slowest.
+            finished = self.policy.collect(at_least=max(1, len(playing) // 8))
+            self._step([(trajectories[key], completion) for key, completion in finished])
+            for key, _ in finished:
+                if trajectories[key].episode.done:
+                    self.policy.release(key)
+                    playing.discard(key)
+                else:
+                    self.policy.submit(key, trajectories[key].ids, sampling)
+        return trajectories
+
+    def demonstrate(self, tasks: Sequence[Task]) -> list[Trajectory]:
+        """The teacher's play of the tasks, as trajectories in the student's tokens."""
+        return [self._tokenized(episode) for episode in self.scenario.demonstrate(tasks)]
+
+    def _open(self, episode: Episode) -> Trajectory:
+        trajectory = Trajectory(episode, self.policy.version)
+        trajectory.append("prompt", encode_prompt(self.tokenizer, episode.prompt), -1)
+        if len(trajectory.ids) >= self.max_length:
+            raise OptionError(
+                f"the prompt of task {episode.task.id!r} has {len(trajectory.ids)} tokens: "
+                f"expected fewer than max_length={self.max_length}"
+            )
+        return trajectory
+
+    def _step(self, finished: list[tuple[Trajectory, Completion]]) -> None:
+        actions: list[str] = []
+        for trajectory, completion in finished:
+            turn = len(trajectory.episode.turns)
+            trajectory.append("student", completion.ids, turn, completion.logprobs)
+            actions.append(str(self.tokenizer.decode(completion.ids, skip_special_tokens=True)))
+        turns = self.scenario.advance([trajectory.episode for trajectory, _ in finished], actions)
+        for (trajectory, _), turn in zip(finished, turns, strict=True):
+            if trajectory.episode.done:
+                continue
+            observation = encode(self.tokenizer, turn.observation)
+            if len(trajectory.ids) + len(observation) >= self.max_length:
+                self.scenario.truncate(trajectory.episode)
+            else:
+                index = len(trajectory.episode.turns) - 1
+                trajectory.append("environment", observation, index)
+
+    def _tokenized(self, episode: Episode) -> Trajectory:
+        """A trajectory whose actions were written by a teacher, from an episode's text."""
+        trajectory = Trajectory(episode)
+        trajectory.append("prompt", encode_prompt(self.tokenizer, episode.prompt), -1)
+        for index, turn in enumerate(episode.turns):
+            trajectory.append("teacher", encode(self.tokenizer, turn.action), index)
+            if index + 1 < len(episode.turns):
+                trajectory.append("environment", encode(self.tokenizer, turn.observation), index)
+        return trajectory

@@ -1,0 +1,184 @@
+"""The training loop: tasks, episodes, trajectories, rows, update; readable top to bottom."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import transformers
+
+from ovd_agent.algorithms.base import Algorithm
+from ovd_agent.assemble import assemble
+from ovd_agent.config import TrainConfig
+from ovd_agent.evaluate import evaluate
+from ovd_agent.group import Group
+from ovd_agent.learner.checkpoint import load_checkpoint, save_checkpoint
+from ovd_agent.logs import RunLog, read_log
+from ovd_agent.metrics import describe, peak_memory_mb
+from ovd_envs.episode import Task, write_episodes
+
+
+@dataclass(slots=True)
+class Stopwatch:
+    """Seconds spent in each stage of an update."""
+
+    seconds: dict[str, float] = field(default_factory=dict[str, float])
+
+    @contextmanager
+    def __call__(self, stage: str) -> Generator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+class Trainer:
+    """A run: everything that `TrainConfig` describes, resumable at any update.
+
+    An `algorithm` of your own takes the place of the configured one.
+    """
+
+    def __init__(self, config: TrainConfig, algorithm: Algorithm | None = None) -> None:
+        self.config = config
+        self.algorithm = algorithm or config.chosen()
+        self.parts = assemble(config)
+        self.update = 0
+        self.seconds = 0.0
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end (or from where a stopped run was left) and return the summary."""
+        config = self.config
+        config.save()
+        self._resume()
+        began = time.perf_counter() - self.seconds
+        with RunLog(config.out, config.updates, resume_from=self.update) as log:
+            log.say(f"{config.student}: {self.parts.precision}")
+            while True:
+                if self._evaluation_is_due() and self.update not in log.evaluated:
+                    self._evaluate(log)
+                if self.update >= config.updates:
+                    break
+                number = self.update
+                log.log(number, self.step())
+                self.seconds = time.perf_counter() - began
+                if self.update % config.checkpoint_every == 0 or self.update == config.updates:
+                    self._save()
+        self.seconds = max(self.seconds, time.perf_counter() - began)
+        return self._summarise()
+
+    def step(self) -> dict[str, Any]:
+        """One update; what it does depends only on the weights, the seed and the update number."""
+        watch = Stopwatch()
+        start = time.perf_counter()
+        tasks = self._draw()
+        with watch("rollout"):
+            groups = self._play(tasks)
+        with watch("teacher"):
+            self._demonstrate(groups)
+        with watch("learn"):
+            rows = [row for group in groups for row in self.algorithm.rows(group)]
+            learned = self.parts.learner.update(rows, seed=self._number("rows"))
+            self.parts.publish()
+        self.update += 1
+        watch.seconds["total"] = time.perf_counter() - start
+        return {
+            **describe(groups, rows, self.config.ovd.score_levels),
+            **learned,
+            "tokens_per_second": learned["computed_tokens"] / watch.seconds["learn"],
+            "seconds": watch.seconds,
+            "peak_memory_mb": peak_memory_mb(),
+        }
+
+    def _draw(self) -> list[Task]:
+        tasks = self.parts.tasks
+        count = min(self.config.tasks_per_update, len(tasks))
+        return random.Random(self._number("tasks")).sample(list(tasks), count)
+
+    def _play(self, tasks: Sequence[Task]) -> list[Group]:
+        """The student plays each task as often as the algorithm wants; one sample's place in the
+        batch does not matter, since all are drawn from one stream."""
+        samples = self.algorithm.samples
+        self.parts.policy.seed(self._number("sampling"))
+        repeated = [task for task in tasks for _ in range(samples)]
+        played = self.parts.rollout.play(repeated, temperature=self.config.rollout.temperature)
+        return [
+            Group(task, played[index * samples : (index + 1) * samples])
+            for index, task in enumerate(tasks)
+        ]
+
+    def _demonstrate(self, groups: Sequence[Group]) -> None:
+        """Ask the teacher for all the demonstrations of the update at once."""
+        wanted = [
+            group for group in groups for _ in range(self.algorithm.demonstrations(group.samples))
+        ]
+        played = self.parts.rollout.demonstrate([group.task for group in wanted])
+        for group, demonstration in zip(wanted, played, strict=True):
+            group.demonstrations.append(demonstration)
+
+    def _number(self, purpose: str) -> int:
+        """A random seed for one purpose in this update, the same whenever the run is resumed."""
+        return random.Random(f"{purpose} {self.config.seed} {self.update}").getrandbits(31)
+
+    def _resume(self) -> None:
+        try:
+            state = load_checkpoint(
+                self.config.out / "checkpoints", self.parts.model, self.parts.learner
+            )
+        except FileNotFoundError:
+            return  # a new run, or one stopped before its first checkpoint
+        self.update, self.seconds = state["update"], state["seconds"]
+        self.parts.publish()
+
+    def _save(self) -> None:
+        state = {"update": self.update, "seconds": self.seconds}
+        folder = self.config.out / "checkpoints"
+        save_checkpoint(folder, self.parts.model, self.parts.tokenizer, self.parts.learner, state)
+
+    def _evaluation_is_due(self) -> bool:
+        every, last = self.config.eval_every, self.config.updates
+        return self.update in (0, last) or bool(every and self.update % every == 0)
+
+    def _evaluate(self, log: RunLog) -> None:
+        start = time.perf_counter()
+        result, trajectories = evaluate(self.parts.rollout, self.parts.held_out)
+        name = "before" if self.update == 0 else "after"
+        episodes = (trajectory.episode for trajectory in trajectories)
+        write_episodes(self.config.out / f"episodes_{name}.jsonl", episodes)
+        seconds = time.perf_counter() - start
+        log.evaluation(self.update, {"split": "test", **result, "seconds": seconds})
+
+    def _summarise(self) -> dict[str, Any]:
+        evaluations = read_log(self.config.out / "eval.jsonl")
+        updates = read_log(self.config.out / "log.jsonl")
+        ledger = ("student_tokens", "teacher_tokens", "score_calls", "demonstrations")
+        ledger += ("trained_tokens", "computed_tokens", "optimizer_steps")
+        summary = {
+            "env": self.config.env,
+            "algorithm": type(self.algorithm).__name__,
+            "student": self.config.student,
+            "seed": self.config.seed,
+            "em_before": evaluations[0]["em"],
+            "em_after": evaluations[-1]["em"],
+            "before": evaluations[0],
+            "after": evaluations[-1],
+            "acceptance": [line.get("acceptance") for line in updates],
+            **{name: sum(line[name] for line in updates) for name in ledger},
+            "updates": len(updates),
+            "seconds": self.seconds,
+            "threads": torch.get_num_threads(),
+            "precision": self.parts.precision,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": sys.version.split()[0],
+        }
+        target = self.config.out / "summary.json"
+        temporary = target.with_suffix(".tmp")
+        temporary.write_text(json.dumps(summary, indent=2))
+        temporary.replace(target)
+        return summary

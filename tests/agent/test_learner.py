@@ -1,0 +1,225 @@
+"""What an update does to the weights, and what it refuses."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ovd_agent.learner.learner import Learner, LearnerConfig
+from ovd_agent.learner.logprobs import check_head
+from ovd_agent.learner.rows import TrainingRow
+from tests.agent.tiny import VOCABULARY, tiny_model
+
+
+def rows_of(count=4, length=8, seed=0, stream="ce"):
+    rng = np.random.default_rng(seed)
+    rows = []
+    for _ in range(count):
+        row = TrainingRow.blank(rng.integers(0, VOCABULARY, length).tolist(), "student")
+        getattr(row, stream)[2:] = 1
+        row.advantage[2:] = rng.normal()
+        rows.append(row)
+    return rows
+
+
+def weights(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(before, after):
+    return all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_an_update_lowers_the_loss_and_reports_every_metric():
+    learner = Learner(tiny_model(), LearnerConfig(learning_rate=0.01, minibatches=1))
+    rows = rows_of()
+    first = learner.update(rows)
+    assert learner.update(rows)["loss"] < first["loss"]
+    assert learner.steps == 2
+    assert set(first) == {
+        *("loss", "pg_loss", "ce_loss", "kl_loss", "grad_norm", "optimizer_steps"),
+        *("clip_fraction", "ratio_min", "ratio_mean", "ratio_max", "kl_behaviour", "entropy"),
+        *("trained_tokens", "computed_tokens"),
+    }
+    assert first["trained_tokens"] == 4 * 6
+    assert first["computed_tokens"] == 4 * 7
+    assert first["optimizer_steps"] == 1
+    assert first["grad_norm"] > 0
+
+
+def test_the_step_is_adamw_on_the_clipped_gradient_with_warmup():
+    config = LearnerConfig(
+        learning_rate=0.01,
+        weight_decay=0.1,
+        max_grad_norm=0.05,
+        warmup_steps=2,
+        minibatches=1,
+    )
+    model, twin = tiny_model(), tiny_model()
+    learner, gradients = Learner(model, config), Learner(twin, config)
+    optimizer = torch.optim.AdamW(twin.parameters(), betas=config.betas, weight_decay=0.1)
+    for seed, rate in enumerate((0.005, 0.01, 0.01)):
+        rows = rows_of(seed=seed)
+        assert learner.update(rows)["grad_norm"] > 0.05
+        gradients.backward(rows)
+        norm = math.sqrt(sum(float((p.grad**2).sum()) for p in twin.parameters()))
+        for parameter in twin.parameters():
+            parameter.grad *= 0.05 / (norm + 1e-6)
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+        for found, expected in zip(model.parameters(), twin.parameters()):
+            torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        pytest.param([TrainingRow.blank([1, 2, 3], "student")], id="no weights"),
+        pytest.param([TrainingRow.blank([], "student")], id="an empty row"),
+        pytest.param("zero advantage", id="zero advantage"),
+    ],
+)
+def test_a_step_without_signal_changes_nothing_despite_momentum_and_decay(rows):
+    model = tiny_model()
+    learner = Learner(model, LearnerConfig(weight_decay=0.1, minibatches=1))
+    learner.update(rows_of())
+    if rows == "zero advantage":
+        rows = rows_of(stream="pg")
+        for row in rows:
+            row.advantage[:] = 0
+    before = weights(model)
+    metrics = learner.update(rows)
+    assert metrics["optimizer_steps"] == 0
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert same(before, model.state_dict())
+    assert learner.steps == 1
+
+
+@pytest.mark.parametrize("poison", ["advantage", "weight"])
+def test_a_loss_or_gradient_that_is_not_finite_is_one_error_and_no_change(poison):
+    model = tiny_model(dtype=torch.float32)
+    learner = Learner(model, LearnerConfig(minibatches=1))
+    rows = rows_of(stream="pg")
+    if poison == "advantage":
+        rows[1].behaviour[2:] = -1e30
+        rows[1].advantage[2:] = -1.0
+    else:
+        rows[1].pg[3] = rows[1].advantage[3] = 3e38
+    before = weights(model)
+    with pytest.raises(FloatingPointError, match="optimiser step 1 was not made: its loss"):
+        learner.update(rows)
+    assert same(before, model.state_dict())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert learner.update(rows_of())["optimizer_steps"] == 1
+
+
+def test_dropout_is_off_under_gradient_checkpointing_too():
+    """transformers checkpoints in training mode only, where dropout would be on."""
+    rows = rows_of()
+    plain = Learner(tiny_model(), LearnerConfig())  # its attention dropout is 0.1
+    saving = Learner(tiny_model(), LearnerConfig(gradient_checkpointing=True))
+    expected = plain.backward(rows)["loss"]
+    assert {saving.backward(rows)["loss"] for _ in range(3)} == {pytest.approx(expected, rel=1e-12)}
+    for one, other in zip(plain.model.parameters(), saving.model.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-9, atol=1e-12)
+
+
+def test_minibatches_are_as_many_steps_and_cover_the_rows_once():
+    rows = rows_of(5, stream="pg")
+    for row in rows:
+        row.behaviour[:] = -3.0
+    config = LearnerConfig(minibatches=2)
+    learner, twin = Learner(tiny_model(), config), Learner(tiny_model(), config)
+    metrics = learner.update(rows, seed=4)
+    assert (learner.steps, metrics["optimizer_steps"]) == (2, 2)
+    assert metrics["trained_tokens"] == 5 * 6
+    twin.update(rows, seed=4)
+    assert same(learner.model.state_dict(), twin.model.state_dict())
+    other = Learner(tiny_model(), config)
+    other.update(rows, seed=5)
+    assert not same(learner.model.state_dict(), other.model.state_dict())
+
+
+def test_frozen_parameters_stay():
+    model = tiny_model()
+    model.model.embed_tokens.requires_grad_(False)
+    before = weights(model)
+    Learner(model, LearnerConfig()).update(rows_of())
+    after = model.state_dict()
+    assert torch.equal(before["model.embed_tokens.weight"], after["model.embed_tokens.weight"])
+    assert not torch.equal(before["lm_head.weight"], after["lm_head.weight"])
+
+
+def test_half_precision_models_get_float32_log_probabilities():
+    learner = Learner(tiny_model(dtype=torch.bfloat16), LearnerConfig(learning_rate=0.01))
+    rows = rows_of()
+    assert learner.update(rows)["loss"] > learner.update(rows)["loss"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"learning_rate": 0.0}, "learning_rate=0.0: expected > 0"),
+        ({"learning_rate": math.nan}, "learning_rate=nan: expected > 0"),
+        ({"clip_low": 1.5}, "clip_low=1.5: expected in [0, 1]"),
+        ({"betas": (0.9, 1.0)}, "betas=(0.9, 1.0): expected two numbers in [0, 1)"),
+        ({"token_budget": 0}, "token_budget=0: expected at least 1"),
+    ],
+)
+def test_a_bad_setting_is_named(change, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        LearnerConfig(**change)
+
+
+def test_bad_rows_are_named():
+    learner = Learner(tiny_model(), LearnerConfig())
+    good = rows_of(1)[0]
+    outside = TrainingRow.blank([1, VOCABULARY], "student")
+    with pytest.raises(ValueError, match=r"has an id outside 0\.\.31"):
+        learner.update([good, outside])
+    first = TrainingRow.blank([1, 2], "student")
+    first.ce[0] = 1
+    with pytest.raises(ValueError, match="its first token has no prediction and cannot be weighed"):
+        learner.update([good, first])
+    with pytest.raises(ValueError, match="weighs the KL to a reference, but the learner"):
+        learner.update(rows_of(1, stream="kl"))
+
+
+def test_the_reference_must_be_another_model():
+    model = tiny_model()
+    with pytest.raises(ValueError, match="reference must be a copy of the model"):
+        Learner(model, LearnerConfig(), reference=model)
+
+
+def test_a_model_that_changes_its_logits_after_the_head_is_refused():
+    class Capped(type(tiny_model())):
+        def forward(self, *args, **kwargs):
+            output = super().forward(*args, **kwargs)
+            output.logits = 5 * torch.tanh(output.logits / 5)
+            return output
+
+    model = tiny_model(scale=1.0).eval()
+    check_head(model)
+    model.__class__ = Capped
+    with pytest.raises(ValueError, match="Capped changes its logits after the output head"):
+        Learner(model, LearnerConfig())
+
+
+def test_other_architectures():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(vocab_size=VOCABULARY, n_positions=32, n_embd=16, n_layer=1, n_head=2)
+    learner = Learner(GPT2LMHeadModel(config), LearnerConfig())
+    rows = rows_of()
+    assert learner.update(rows)["loss"] > learner.update(rows)["loss"]
+    assert isinstance(learner.model.get_output_embeddings(), nn.Linear)
+
+
+def test_no_rows_are_no_step():
+    learner = Learner(tiny_model(), LearnerConfig())
+    assert learner.update([])["optimizer_steps"] == 0

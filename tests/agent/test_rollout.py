@@ -1,0 +1,96 @@
+"""Rollouts keep ids exactly, whatever the number of slots; demonstrations are the teacher's."""
+
+import copy
+
+import pytest
+
+from ovd_agent.policies.torch import TorchPolicy
+from ovd_agent.rollout import Rollout, encode, encode_prompt
+from ovd_envs.episode import Episode
+
+
+def rollout(scenario, student, tokenizer, slots=8, max_length=640, max_new_tokens=8) -> Rollout:
+    policy = TorchPolicy(student, tokenizer, slots=slots, max_length=max_length, seed=5)
+    return Rollout(scenario, policy, tokenizer, slots, max_length, max_new_tokens)
+
+
+def test_every_task_gets_its_trajectory_in_order(webqa, student, tokenizer):
+    scenario, tasks = webqa
+    played = rollout(scenario, student, tokenizer).play(tasks[:20])
+    assert [each.episode.task.id for each in played] == [task.id for task in tasks[:20]]
+    for trajectory in played:
+        episode = trajectory.episode
+        assert episode.done
+        assert len(trajectory.ids) == len(trajectory.logprobs) <= 640
+        ends = [segment.end for segment in trajectory.segments]
+        assert ends[-1] == len(trajectory.ids)
+        assert [0, *ends[:-1]] == [segment.start for segment in trajectory.segments]
+
+
+def test_ids_of_every_span_are_those_of_the_text(webqa, student, tokenizer):
+    scenario, tasks = webqa
+    for trajectory in rollout(scenario, student, tokenizer).play(tasks[:6]):
+        for segment in trajectory.segments:
+            ids = trajectory.ids[segment.start : segment.end]
+            turn = trajectory.episode.turns[segment.turn]
+            if segment.author == "prompt":
+                assert ids == encode_prompt(tokenizer, trajectory.episode.prompt)
+            elif segment.author == "environment":
+                assert ids == encode(tokenizer, turn.observation)
+            else:
+                assert turn.action == tokenizer.decode(ids, skip_special_tokens=True)
+                assert all(
+                    logprob < 0 for logprob in trajectory.logprobs[segment.start : segment.end]
+                )
+
+
+def test_greedy_episodes_do_not_depend_on_the_number_of_slots(webqa, student, tokenizer):
+    scenario, tasks = webqa
+    one, many = (
+        rollout(scenario, student, tokenizer, slots=slots).play(tasks[:12], temperature=0)
+        for slots in (1, 12)
+    )
+    assert [each.ids for each in one] == [each.ids for each in many]
+
+
+def test_the_same_seed_plays_the_same_batch(webqa, student, tokenizer):
+    scenario, tasks = webqa
+    engine = rollout(scenario, student, tokenizer)
+    runs = []
+    for _ in range(2):
+        engine.policy.seed(11)
+        runs.append([(each.ids, each.logprobs) for each in engine.play(tasks[:12])])
+    assert runs[0] == runs[1]
+
+
+def test_a_full_context_truncates_the_episode(webqa, student, tokenizer):
+    scenario, tasks = webqa
+    prompt = max(len(encode(tokenizer, scenario.prompt(task))) for task in tasks[:4])
+    for trajectory in rollout(scenario, student, tokenizer, max_length=prompt + 20).play(tasks[:4]):
+        assert trajectory.episode.done
+        assert len(trajectory.ids) <= prompt + 20
+    with pytest.raises(ValueError, match="expected fewer than max_length=10"):
+        rollout(scenario, student, tokenizer, max_length=10).play(tasks[:1])
+
+
+@pytest.mark.parametrize("name", ["webqa", "arithmetic"])
+def test_demonstrations_are_the_oracles_own_right_episodes(name, request, student, tokenizer):
+    scenario, tasks = request.getfixturevalue(name)
+    for trajectory in rollout(scenario, student, tokenizer).demonstrate(tasks):
+        assert trajectory.is_demonstration
+        assert trajectory.episode.exact_match == 1.0
+        assert {segment.author for segment in trajectory.written} == {"teacher"}
+        restored = Episode.from_json(trajectory.episode.to_json())
+        assert restored == trajectory.episode
+
+
+def test_the_chat_template_is_for_the_first_prompt_only(webqa, student, tokenizer):
+    scenario, tasks = webqa
+    templated = copy.deepcopy(tokenizer)
+    templated.chat_template = (
+        "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}[assistant]\n"
+    )
+    (played,) = rollout(scenario, student, templated).play(tasks[:1])
+    text = templated.decode(played.ids)
+    assert text.startswith("[user] Answer the question.")
+    assert text.count("[assistant]") == text.count("[user]") == 1

@@ -1,0 +1,159 @@
+"""Whole runs with a random student: what is written, and that a stopped run goes on as if it
+had not been stopped."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from ovd_agent.algorithms.grpo import GRPO
+from ovd_agent.algorithms.ovd import OVD
+from ovd_agent.config import EnvironmentConfig, RolloutConfig, TrainConfig
+from ovd_agent.learner.checkpoint import latest_checkpoint
+from ovd_agent.logs import read_log
+from ovd_agent.trainer import Trainer
+
+REPOSITORY = Path(__file__).parents[2]
+INCIDENTAL = ("seconds", "tokens_per_second", "peak_memory_mb")
+
+
+@pytest.fixture
+def folder(student, tokenizer, tmp_path):
+    """A random student on disk."""
+    student.save_pretrained(tmp_path / "student")
+    tokenizer.save_pretrained(tmp_path / "student")
+    return tmp_path
+
+
+def small(folder, name, **options):
+    defaults = {
+        "env": "ovd/Math-v0",
+        "student": str(folder / "student"),
+        "out": folder / name,
+        "updates": 4,
+        "tasks_per_update": 3,
+        "eval_count": 5,
+        "environment": EnvironmentConfig(train_count=20, teacher="oracle"),
+        "rollout": RolloutConfig(max_new_tokens=8, slots=8, max_length=900),
+        "checkpoint_every": 1,
+        "ovd": OVD(samples=2),
+        "grpo": GRPO(samples=2),
+    }
+    return TrainConfig(**defaults | options)
+
+
+def what_happened(out):
+    updates = read_log(out / "log.jsonl")
+    for record in updates:
+        for name in INCIDENTAL:
+            record.pop(name)
+    evaluations = read_log(out / "eval.jsonl")
+    for record in evaluations:
+        record.pop("seconds")
+    return updates, evaluations
+
+
+def weights(out):
+    return load_file(latest_checkpoint(out / "checkpoints") / "model.safetensors")
+
+
+def assert_same_run(one, other):
+    assert what_happened(one) == what_happened(other)
+    first, second = weights(one), weights(other)
+    assert all(first[name].equal(second[name]) for name in first)
+
+
+def test_a_run_leaves_all_it_promises(folder):
+    summary = Trainer(small(folder, "run")).run()
+    out = folder / "run"
+    assert json.loads((out / "summary.json").read_text()) == summary
+    assert len(summary["acceptance"]) == summary["updates"] == 4
+    updates, evaluations = what_happened(out)
+    assert [record["update"] for record in evaluations] == [0, 4]
+    assert summary["em_after"] == evaluations[-1]["em"]
+    assert summary["score_calls"] == sum(record["score_calls"] for record in updates)
+    assert summary["demonstrations"] == 4 * 3
+    assert summary["optimizer_steps"] > 0
+    for name in ("config.json", "episodes_before.jsonl", "episodes_after.jsonl"):
+        assert (out / name).stat().st_size > 0
+    # The random student answers nothing: all is replaced, and the cross-entropy falls.
+    assert [record["acceptance"] for record in updates] == [0.0] * 4
+    assert updates[-1]["ce_loss"] < updates[0]["ce_loss"]
+    assert summary["teacher_tokens"] > 0
+    assert not list(out.rglob("*.tmp"))
+
+
+def test_a_stopped_run_goes_on_with_the_same_next_batch(folder):
+    Trainer(small(folder, "whole")).run()
+    Trainer(small(folder, "parts", updates=2)).run()
+    Trainer(small(folder, "parts", updates=4)).run()
+    updates, _ = what_happened(folder / "parts")
+    assert updates == what_happened(folder / "whole")[0]
+    whole, parts = weights(folder / "whole"), weights(folder / "parts")
+    assert all(whole[name].equal(parts[name]) for name in whole)
+
+
+def test_a_finished_run_is_not_trained_further(folder):
+    first = Trainer(small(folder, "run")).run()
+    before = weights(folder / "run")
+    again = Trainer(small(folder, "run")).run()
+    assert {**again, "seconds": 0} == {**first, "seconds": 0}
+    after = weights(folder / "run")
+    assert all(before[name].equal(after[name]) for name in before)
+
+
+def test_kill_9_loses_nothing_that_a_checkpoint_holds(folder):
+    config = small(folder, "killed", updates=6)
+    options = [
+        *("--env", config.env, "--student", config.student, "--out", str(config.out)),
+        *("--updates", "6", "--tasks-per-update", "3", "--environment.train-count", "20"),
+        *("--environment.teacher", "oracle", "--rollout.max-length", "900"),
+        *("--eval-count", "5", "--rollout.max-new-tokens", "8", "--rollout.slots", "8"),
+        *("--checkpoint-every", "1", "--ovd.samples", "2", "--grpo.samples", "2"),
+    ]
+    script = str(REPOSITORY / "scripts" / "train.py")
+    process = subprocess.Popen(
+        [sys.executable, script, *options], stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    log = config.out / "log.jsonl"
+    while process.poll() is None and not (log.exists() and log.read_text().count("\n") >= 2):
+        time.sleep(0.01)
+    assert process.poll() is None, "the run ended before it could be killed"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    Trainer(config).run()
+    Trainer(small(folder, "whole", updates=6)).run()
+    assert_same_run(folder / "killed", folder / "whole")
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "sft"])
+def test_the_baselines_run(folder, algorithm):
+    Trainer(small(folder, algorithm, algorithm=algorithm, updates=2)).run()
+    updates, _ = what_happened(folder / algorithm)
+    assert len(updates) == 2
+    if algorithm == "sft":
+        assert updates[0]["student_tokens"] == 0
+        assert updates[1]["ce_loss"] < updates[0]["ce_loss"]
+    else:
+        assert updates[0]["teacher_tokens"] == 0
+        assert updates[0]["ce_loss"] == 0
+
+
+def test_other_options_are_refused_by_name(folder):
+    Trainer(small(folder, "run", updates=1)).run()
+    with pytest.raises(ValueError, match="was started with seed=0, not 5"):
+        Trainer(small(folder, "run", updates=1, seed=5)).run()
+
+
+def test_a_checkpoint_of_another_model_is_refused(folder):
+    Trainer(small(folder, "run", updates=1)).run()
+    config = small(folder, "run", student="tiny", updates=1)
+    (folder / "run" / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"holds another model: its .* is .* but this model's is"):
+        Trainer(config).run()
