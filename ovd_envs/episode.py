@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -106,13 +107,9 @@ class Episode:
 
     def to_json(self) -> str:
         """One line of ASCII JSON: even a lone surrogate in an action survives the trip."""
-        return _ENCODER.encode(
-            {
-                **_fields(self, _EPISODE),
-                "task": _fields(self.task, _TASK),
-                "turns": [_turn_fields(turn) for turn in self.turns],
-            }
-        )
+        fields = {**_fields(self, _EPISODE), "task": _fields(self.task, _TASK)}
+        turns = ", ".join([_turn_json(turn) for turn in self.turns])
+        return f'{_ENCODER.encode(fields)[:-1]}, "turns": [{turns}]}}'
 
     @classmethod
     def from_json(cls, line: str) -> Episode:
@@ -138,16 +135,20 @@ def _fields(value: object, names: Iterable[str]) -> dict[str, Any]:
     return {name: getattr(value, name) for name in names}
 
 
-def document_fields(document: Document) -> dict[str, Any]:
-    """A document as JSON has it."""
-    return _fields(document, _DOCUMENT)
+def documents_json(documents: Iterable[Document]) -> str:
+    """Documents as one line of JSON."""
+    return f"[{', '.join([_document_json(document) for document in documents])}]"
 
 
-def _turn_fields(turn: Turn) -> dict[str, Any]:
+@lru_cache(maxsize=8192)  # rollouts of one question find the same passages
+def _document_json(document: Document) -> str:
+    return _ENCODER.encode(_fields(document, _DOCUMENT))
+
+
+def _turn_json(turn: Turn) -> str:
     fields = _fields(turn, _TURN)
-    fields["documents"] = [document_fields(document) for document in turn.documents]
     fields["score"] = None if turn.score is None else _fields(turn.score, _SCORE)
-    return fields
+    return f'{_ENCODER.encode(fields)[:-1]}, "documents": {documents_json(turn.documents)}}}'
 
 
 def _turn_from(data: dict[str, Any]) -> Turn:

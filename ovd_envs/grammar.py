@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ovd_envs.episode import ActionKind
 from retrieval_index.documents import Document
@@ -23,6 +24,7 @@ class Action:
     discarded_chars: int = 0
 
 
+@lru_cache(maxsize=4096)  # the scenario and the teacher both read an action
 def parse_action(text: str) -> Action:
     """Parse any string into an action; never raises.
 

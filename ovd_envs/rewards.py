@@ -23,6 +23,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 MATH_SECONDS = 2.0
@@ -33,11 +34,17 @@ _WORKER_BYTES = 4 << 30
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
+_ARTICLE_WORDS = frozenset(("a", "an", "the"))
 
 
+@lru_cache(maxsize=16_384)  # the same answers, queries and passages come again and again
 def normalize(text: str) -> str:
     """Lower case, no punctuation, no articles, single spaces (SQuAD v1.1's evaluation)."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+    plain = text.lower().translate(_PUNCTUATION)
+    words = plain.split()
+    if not "".join(words).isalnum():  # an article may have a border inside a word: "the–end"
+        return " ".join(_ARTICLES.sub(" ", plain).split())
+    return " ".join([word for word in words if word not in _ARTICLE_WORDS])
 
 
 def exact_match(answer: str, answers: Sequence[str]) -> float:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import string
 import subprocess
 import sys
 import threading
@@ -43,6 +45,13 @@ def fresh() -> rewards._Verifier:
 )
 def test_normalisation(text: str, normal: str) -> None:
     assert normalize(text) == normal
+
+
+@given(st.text("abthe A.,-–\x00\u00a0_é9\n", max_size=30))
+def test_normalisation_is_squads(text: str) -> None:
+    """Against SQuAD v1.1's evaluation script, step by step."""
+    plain = "".join(c for c in text.lower() if c not in set(string.punctuation))
+    assert normalize(text) == " ".join(re.sub(r"\b(a|an|the)\b", " ", plain).split())
 
 
 @pytest.mark.parametrize(
