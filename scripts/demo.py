@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import mean
 
 import tyro
@@ -29,10 +30,12 @@ class Watch:
     measured: int = 200
     """Episodes of each player behind the tables."""
     seed: int = 0
+    picture: Path | None = None
+    """Also save what is printed as an SVG."""
 
 
 def main(options: Watch) -> None:
-    console = Console()
+    console = Console(record=options.picture is not None, width=100 if options.picture else None)
     for env_id in ("ovd/WebQA-v0", "ovd/Math-v0"):
         scenario, tasks = make_scenario(env_id, count=options.measured, split="test")
         played = {
@@ -44,6 +47,8 @@ def main(options: Watch) -> None:
             for episode in played[name][: options.episodes]:
                 show(episode, console)
         console.print(table(env_id, played), "")
+    if options.picture:
+        console.save_svg(str(options.picture), title="make demo")
 
 
 def players(scenario: Scenario) -> dict[str, Player]:

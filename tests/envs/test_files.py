@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from ovd_envs.episode import Task, read_episodes
 from ovd_envs.errors import TaskError
+from ovd_envs.make import make_scenario
 from ovd_envs.tasks.files import load_tasks
+from ovd_envs.tasks.validate import validate_tasks
 
 QUESTION = {"id": "q", "question": "Où?", "answers": ["ici", "là"]}
 GOOD = json.dumps(QUESTION, ensure_ascii=False).encode()
@@ -153,3 +155,21 @@ def test_any_json_is_a_task_or_a_named_error(folder: Path, row: Any) -> None:
         assert all((task.id, task.prompt, task.answers))
         return
     assert message.startswith(f"{path}, line 1: ")
+
+
+def test_tasks_that_cannot_be_won_or_lost_are_named() -> None:
+    scenario, tasks = make_scenario("ovd/Math-v0", count=50)
+    assert validate_tasks(scenario, tasks) == []
+    scenario, tasks = make_scenario("ovd/WebQA-v0", count=50, passages=200)
+    assert validate_tasks(scenario, tasks) == []
+    broken = [
+        Task("a", "What?", ("the",)),
+        Task("a", "Who?", ("x",)),
+        Task("b", "Who?", ()),
+    ]
+    assert validate_tasks(scenario, broken) == [
+        "task 'a': an empty answer is graded right",
+        "task 'a': this id occurs twice",
+        "task 'b': the same text as task 'a'",
+        "task 'b': no answer is given",
+    ]
