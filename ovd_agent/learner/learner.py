@@ -29,6 +29,8 @@ class LearnerConfig:
     """Of AdamW, after the warm-up."""
     warmup_steps: int = 4
     """Optimiser steps over which the learning rate rises linearly."""
+    decay_steps: int = 0
+    """Optimiser steps over which it falls linearly to a tenth, where it stays; 0: it never falls."""
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.95)
     max_grad_norm: float = 1.0
@@ -53,6 +55,7 @@ class LearnerConfig:
         rules = {
             "learning_rate": (self.learning_rate > 0 and math.isfinite(self.learning_rate), "> 0"),
             "warmup_steps": (self.warmup_steps >= 0, "at least 0"),
+            "decay_steps": (self.decay_steps >= 0, "at least 0"),
             "weight_decay": (self.weight_decay >= 0, "at least 0"),
             "betas": (all(0 <= beta < 1 for beta in self.betas), "two numbers in [0, 1)"),
             "max_grad_norm": (self.max_grad_norm > 0, "> 0"),
@@ -65,6 +68,12 @@ class LearnerConfig:
         for name, (valid, expected) in rules.items():
             if not valid:
                 raise OptionError(f"{name}={getattr(self, name)!r}: expected {expected}")
+
+    def rate(self, step: int) -> float:
+        """The learning rate of optimiser step `step`, counted from 0."""
+        rise = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        fall = max(0.1, 1 - step / self.decay_steps) if self.decay_steps else 1.0
+        return self.learning_rate * rise * fall
 
 
 class Learner:
@@ -201,9 +210,7 @@ class Learner:
             )
         # Without a gradient, AdamW would still move the weights by momentum and decay.
         if norm:
-            rate = self.config.learning_rate
-            rate *= min(1.0, (self.steps + 1) / max(1, self.config.warmup_steps))
-            self._optimizer.param_groups[0]["lr"] = rate
+            self._optimizer.param_groups[0]["lr"] = self.config.rate(self.steps)
             self._optimizer.step()
             self.steps += 1
         self.model.zero_grad(set_to_none=True)
