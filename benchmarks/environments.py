@@ -7,7 +7,7 @@ stub over 2,000 passages of 100 words, three a query, the same for all. Mathemat
 ends in both `\\boxed{n}` and `#### n`. Here the oracle scores every step and the record of every
 episode is written; the others neither score nor record. Peers run as they are meant to: GEM's
 SyncVectorEnv in lock step, skyrl-gym one environment an episode, at 256 in 32 threads as its
-generator does. Every return is checked. Medians of `repetitions` in turn.
+generator does. Every search and every return is checked. Medians of `repetitions` in turn.
 """
 
 from __future__ import annotations
@@ -93,25 +93,32 @@ QA_TASKS = [
 ]
 MATH_TASKS = [Task(f"m{n}", problem(n)[0], (problem(n)[1],)) for n in range(512)]
 Run = Callable[[], int]
-"""Plays some episodes and returns how many; every one must have had the return 1."""
+"""Plays some episodes and returns how many; every one must have found passages in its two
+searches and had the return 1."""
 
 
-def ours_one(stub: Stub, episodes: int) -> Run:
-    env = gymnasium.make("ovd/WebQA-v0", tasks=QA_TASKS, search=stub)
+def checked(observations: Sequence[str]) -> int:
+    """How many of the observations show passages."""
+    return sum("Title " in text for text in observations)
+
+
+def ours_one(stub: Stub, episodes: int, teacher: str | None) -> Run:
+    env = gymnasium.make("ovd/WebQA-v0", tasks=QA_TASKS, search=stub, teacher=teacher)
 
     def run() -> int:
         for number in range(episodes):
             env.reset(options={"task": QA_TASKS[number % 512]})
-            total = sum(float(env.step(action)[1]) for action in script(number))
-            assert total == 1.0
+            played = [env.step(action)[:2] for action in script(number)]
+            assert checked([text for text, _ in played]) == 2
+            assert sum(float(reward) for _, reward in played) == 1.0
         return episodes
 
     return run
 
 
-def ours_many(stub: Stub, episodes: int) -> Run:
+def ours_many(stub: Stub, episodes: int, teacher: str | None) -> Run:
     env = gymnasium.make_vec(
-        "ovd/WebQA-v0", 256, tasks=QA_TASKS, search=stub, autoreset_mode="SameStep"
+        "ovd/WebQA-v0", 256, tasks=QA_TASKS, search=stub, teacher=teacher, autoreset_mode="SameStep"
     )
     env.reset(seed=0)
     rounds = max(1, episodes // 256)
@@ -121,15 +128,29 @@ def ours_many(stub: Stub, episodes: int) -> Run:
             totals = np.zeros(256)
             scripts = [script(number * 256 + place) for place in range(256)]
             for step in range(3):
-                actions = [said[step] for said in scripts]
-                totals += env.step(actions)[1]
+                observations, rewards = env.step([said[step] for said in scripts])[:2]
+                assert checked(observations) == (256 if step < 2 else 0)
+                totals += rewards
             assert (totals == 1.0).all()
         return rounds * 256
 
     return run
 
 
-def ours_math(places: int, episodes: int) -> Run:
+def ours_one_math(episodes: int) -> Run:
+    env = gymnasium.make("ovd/Math-v0", tasks=MATH_TASKS)
+
+    def run() -> int:
+        for number in range(episodes):
+            task = MATH_TASKS[number % 512]
+            env.reset(options={"task": task})
+            assert env.step(solution(task.answers[0]))[1] == 1.0
+        return episodes
+
+    return run
+
+
+def ours_many_math(places: int, episodes: int) -> Run:
     env = gymnasium.make_vec("ovd/Math-v0", places, tasks=MATH_TASKS, autoreset_mode="Disabled")
     rounds = max(1, episodes // places)
 
@@ -168,7 +189,9 @@ def gem_one(stub: Stub, episodes: int) -> Run:
     def run() -> int:
         for number in range(episodes):
             env.reset()
-            assert sum(float(env.step(action)[1]) for action in script(number)) == 1.0
+            played = [env.step(action)[:2] for action in script(number)]
+            assert checked([text for text, _ in played]) == 2
+            assert sum(float(reward) for _, reward in played) == 1.0
         return episodes
 
     return run
@@ -186,8 +209,9 @@ def gem_many(stub: Stub, episodes: int) -> Run:
             totals = np.zeros(256)
             scripts = [script(number * 256 + place) for place in range(256)]
             for step in range(3):
-                actions = [said[step] for said in scripts]
-                totals += np.asarray(env.step(actions)[1], dtype=float)
+                observations, rewards = env.step([said[step] for said in scripts])[:2]
+                assert checked(observations) == (256 if step < 2 else 0)
+                totals += np.asarray(rewards, dtype=float)
             assert (totals == 1.0).all()
         return rounds * 256
 
@@ -198,23 +222,25 @@ def skyrl_search(stub: Stub) -> Callable[[int], float]:
     import skyrl_gym.tools.search as tools
     from skyrl_gym.envs.search.env import SearchEnv, SearchEnvConfig
 
-    def answer(url: str, query: str, *_: Any, **__: Any) -> tuple[dict[str, Any], None]:
+    def answer(query: str, **_: Any) -> tuple[dict[str, Any], None]:
         found = [
             {"document": {"contents": passage.contents}, "score": 1.0}
-            for passage in stub.pick(str(query))
+            for passage in stub.pick(query)
         ]
         return {"result": [found]}, None
 
     tools.call_search_api = answer
-    config = SearchEnvConfig()
+    config = SearchEnvConfig(log_requests=False)
 
     def play(number: int) -> float:
         extras = {"reward_spec": {"ground_truth": {"target": ["Paris"]}}, "max_turns": 5}
         env = SearchEnv(config, extras)
         env.init([{"role": "user", "content": QA_TASKS[number % 512].prompt}])
-        total = sum(float(env.step(action)["reward"]) for action in script(number))
+        played = [env.step(action) for action in script(number)]
         env.close()
-        return total
+        told = [step["observations"][0]["content"] for step in played if step["observations"]]
+        assert checked(told) == 2
+        return sum(float(step["reward"]) for step in played)
 
     return play
 
@@ -252,15 +278,17 @@ def main(options: Options) -> None:
     stub, episodes = Stub(options.seed), options.episodes
     search = skyrl_search(stub)
     runs: dict[tuple[str, str, str], Run] = {
-        ("QA", "ovd, scored and recorded", "1"): ours_one(stub, episodes),
+        ("QA", "ovd, scored and recorded", "1"): ours_one(stub, episodes, "oracle"),
+        ("QA", "ovd, recorded only", "1"): ours_one(stub, episodes, None),
         ("QA", "gem-llm", "1"): gem_one(stub, episodes),
         ("QA", "skyrl-gym", "1"): alone(search, episodes),
-        ("QA", "ovd, scored and recorded", "256"): ours_many(stub, episodes),
+        ("QA", "ovd, scored and recorded", "256"): ours_many(stub, episodes, "oracle"),
+        ("QA", "ovd, recorded only", "256"): ours_many(stub, episodes, None),
         ("QA", "gem-llm", "256"): gem_many(stub, episodes),
         ("QA", "skyrl-gym", "256"): threaded(search, episodes),
-        ("Math", "ovd, scored and recorded", "1"): ours_math(1, episodes),
+        ("Math", "ovd, scored and recorded", "1"): ours_one_math(episodes),
         ("Math", "skyrl-gym", "1"): alone(skyrl_math, episodes),
-        ("Math", "ovd, scored and recorded", "256"): ours_math(256, episodes),
+        ("Math", "ovd, scored and recorded", "256"): ours_many_math(256, episodes),
         ("Math", "skyrl-gym", "256"): threaded(skyrl_math, episodes),
     }
     rates: dict[tuple[str, str, str], list[float]] = {key: [] for key in runs}

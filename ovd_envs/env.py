@@ -17,7 +17,6 @@ and at the end of an episode `end_reason` ("answered", "turn_limit", "length_lim
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,7 +25,7 @@ import numpy as np
 from gymnasium import Env
 from gymnasium.error import ResetNeeded
 
-from ovd_envs.episode import MISSING, Episode, Task, documents_json
+from ovd_envs.episode import MISSING, Episode, Task, documents_json, json_text
 from ovd_envs.make import make_scenario
 from ovd_envs.scenario import Scenario
 from ovd_envs.spaces import ACTION_FORMS, UnicodeText
@@ -154,7 +153,7 @@ def step_info(episode: Episode) -> Info:
         "score_source": MISSING,
         "action_kind": turn.kind,
         "discarded_chars": float(turn.discarded_chars),
-        "queries": json.dumps([turn.content]) if turn.kind == "search" else "[]",
+        "queries": f"[{json_text(turn.content)}]" if turn.kind == "search" else "[]",
         "documents": documents_json(turn.documents),
     }
     if score is not None and score.level is not None:

@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from json.encoder import encode_basestring_ascii as json_text
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,9 +109,7 @@ class Episode:
 
     def to_json(self) -> str:
         """One line of ASCII JSON: even a lone surrogate in an action survives the trip."""
-        fields = {**_fields(self, _EPISODE), "task": _fields(self.task, _TASK)}
-        turns = ", ".join([_turn_json(turn) for turn in self.turns])
-        return f'{_ENCODER.encode(fields)[:-1]}, "turns": [{turns}]}}'
+        return _episode_json(self)
 
     @classmethod
     def from_json(cls, line: str) -> Episode:
@@ -123,32 +123,81 @@ class Episode:
 
 _ENCODER = json.JSONEncoder(allow_nan=False)
 
-# `dataclasses.asdict` copies deeply, which takes longer than all the rest of an episode.
-_TASK = tuple(Task.__dataclass_fields__)
-_SCORE = tuple(VerbalScore.__dataclass_fields__)
-_DOCUMENT = tuple(Document.__dataclass_fields__)
-_TURN = tuple(name for name in Turn.__dataclass_fields__ if name not in ("documents", "score"))
-_EPISODE = tuple(name for name in Episode.__dataclass_fields__ if name not in ("task", "turns"))
+
+# Records are written field by field: `dataclasses.asdict` and the encoder's walk through nested
+# dicts take longer than all the rest of an episode.
 
 
-def _fields(value: object, names: Iterable[str]) -> dict[str, Any]:
-    return {name: getattr(value, name) for name in names}
+def _episode_json(episode: Episode) -> str:
+    return (
+        f'{{"task": {_task_json(episode.task)}, "prompt": {json_text(episode.prompt)}, '
+        f'"seed": {episode.seed}, "turns": [{", ".join(map(_turn_json, episode.turns))}], '
+        f'"terminated": {_truth(episode.terminated)}, "truncated": {_truth(episode.truncated)}, '
+        f'"end_reason": {_name(episode.end_reason)}, '
+        f'"exact_match": {_number(episode.exact_match)}, "f1": {_number(episode.f1)}, '
+        f'"grade_source": {_name(episode.grade_source)}}}'
+    )
 
 
-def documents_json(documents: Iterable[Document]) -> str:
+def _task_json(task: Task) -> str:
+    return (
+        f'{{"id": {json_text(task.id)}, "prompt": {json_text(task.prompt)}, '
+        f'"answers": {_texts(task.answers)}, "hops": {task.hops}, '
+        f'"supporting": {_texts(task.supporting)}, '
+        f'"metadata": {_ENCODER.encode(task.metadata)}}}'
+    )
+
+
+@lru_cache(maxsize=4096)  # for the info and the record; and rollouts of a question find the same
+def documents_json(documents: tuple[Document, ...]) -> str:
     """Documents as one line of JSON."""
-    return f"[{', '.join([_document_json(document) for document in documents])}]"
+    return f"[{', '.join(map(_document_json, documents))}]"
 
 
-@lru_cache(maxsize=8192)  # rollouts of one question find the same passages
 def _document_json(document: Document) -> str:
-    return _ENCODER.encode(_fields(document, _DOCUMENT))
+    return (
+        f'{{"id": {json_text(document.id)}, "title": {json_text(document.title)}, '
+        f'"text": {json_text(document.text)}, "score": {_number(document.score)}}}'
+    )
+
+
+def _score_json(score: VerbalScore) -> str:
+    return (
+        f'{{"level": {_number(score.level)}, "expected": {_number(score.expected)}, '
+        f'"rationale": {json_text(score.rationale)}, "source": {json_text(score.source)}}}'
+    )
 
 
 def _turn_json(turn: Turn) -> str:
-    fields = _fields(turn, _TURN)
-    fields["score"] = None if turn.score is None else _fields(turn.score, _SCORE)
-    return f'{_ENCODER.encode(fields)[:-1]}, "documents": {documents_json(turn.documents)}}}'
+    score = "null" if turn.score is None else _score_json(turn.score)
+    return (
+        f'{{"action": {json_text(turn.action)}, "kind": "{turn.kind}", '
+        f'"content": {json_text(turn.content)}, "discarded_chars": {turn.discarded_chars}, '
+        f'"observation": {json_text(turn.observation)}, '
+        f'"documents": {documents_json(turn.documents)}, '
+        f'"score": {score}, "reward": {_number(turn.reward)}}}'
+    )
+
+
+def _texts(values: Iterable[str]) -> str:
+    return f"[{', '.join(map(json_text, values))}]"
+
+
+def _name(value: str | None) -> str:
+    return "null" if value is None else json_text(value)
+
+
+def _truth(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "null"
+    if not isfinite(value):
+        raise ValueError(f"{value} has no place in JSON: an episode's numbers are finite")
+    # Of numpy's subclasses, too, whose own repr says more than the number.
+    return int.__repr__(value) if isinstance(value, int) else float.__repr__(value)
 
 
 def _turn_from(data: dict[str, Any]) -> Turn:

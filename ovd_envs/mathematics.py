@@ -101,6 +101,8 @@ def find_equations(text: str) -> list[Equation]:
     A result with decimals may be rounded or cut in its last place (100/3=33.33). To divide by
     zero is false.
     """
+    if "=" not in text:
+        return []
     text = _LATEX.sub(lambda match: "/" if match[1] else "", _TIMES.sub("*", text))
     text = text.translate(_SAME)
     found = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -107,10 +107,8 @@ class TextVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
         begun = {place: self._begin(place, seeds[place], choices[place]) for place in places}
         self.episodes = [begun.get(place) or self.episodes[place] for place in range(self.num_envs)]
         self._finished -= begun.keys()
-        infos: Info = {}
-        for place, episode in begun.items():
-            self._add_info(infos, reset_info(episode), place)
-        return self._observations(), infos
+        infos = {place: reset_info(episode) for place, episode in begun.items()}
+        return self._observations(), gathered(infos, self.num_envs)
 
     def step(
         self, actions: Sequence[str]
@@ -134,10 +132,10 @@ class TextVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
             [(place, as_text(actions[place])) for place in playing if place not in self._finished]
         )
         self._finished.clear()
-        infos: Info = {}
+        infos: dict[int, Info] = {}
         for place in over:
             self.episodes[place] = self._begin(place)
-            self._add_info(infos, reset_info(self.episodes[place]), place)
+            infos[place] = reset_info(self.episodes[place])
         rewards = np.zeros(self.num_envs)
         for place in playing:
             reward = self.episodes[place].turns[-1].reward
@@ -145,8 +143,9 @@ class TextVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
         terminated = np.array([episode.terminated for episode in self.episodes])
         truncated = np.array([episode.truncated for episode in self.episodes])
         for place in playing:
-            self._report(place, infos)
-        return self._observations(), rewards, terminated, truncated, infos
+            infos[place] = self._report(place)
+        told = gathered(infos, self.num_envs)
+        return self._observations(), rewards, terminated, truncated, told
 
     def render(self) -> tuple[str, ...] | None:
         """Every sub-environment's episode as text in mode "ansi"."""
@@ -165,16 +164,15 @@ class TextVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
             turns = {places[index]: turn for index, turn in error.turns.items()}
             raise type(error)(str(error), failed, turns) from error
 
-    def _report(self, place: int, infos: Info) -> None:
-        """Add the info of the turn just played at `place`, and begin anew in mode SameStep."""
+    def _report(self, place: int) -> Info:
+        """The info of the turn just played at `place`; begins anew in mode SameStep."""
         episode = self.episodes[place]
         info = step_info(episode)
         if episode.done and self.autoreset_mode == AutoresetMode.SAME_STEP:
             final = {"final_obs": _last_observation(episode), "final_info": info}
-            self._add_info(infos, final, place)
             self.episodes[place] = self._begin(place)
-            info = reset_info(self.episodes[place])
-        self._add_info(infos, info, place)
+            return final | reset_info(self.episodes[place])
+        return info
 
     def _begin(self, place: int, seed: int | None = None, choice: Any = None) -> Episode:
         if seed is not None:
@@ -196,6 +194,29 @@ class TextVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
         if len(entries) != self.num_envs:
             raise ValueError(f"{name} has {len(entries)} entries: expected {self.num_envs}")
         return entries
+
+
+def gathered(infos: Mapping[int, Info], count: int) -> Info:
+    """The infos of some of `count` places as Gymnasium gives them: an array for each key, and in
+    `_key` a mask of the places that have it. Equal to adding them one by one with
+    `VectorEnv._add_info`, which for 256 places takes a quarter of a step."""
+    columns: dict[str, dict[int, Any]] = {}
+    for place, info in infos.items():
+        for key, value in info.items():
+            columns.setdefault(key, {})[place] = value
+    told: Info = {}
+    for key, values in columns.items():
+        first = next(iter(values.values()))
+        if isinstance(first, dict):
+            told[key] = gathered(values, count)
+        else:
+            number = isinstance(first, float)
+            told[key] = np.zeros(count) if number else np.full(count, None, dtype=object)
+            for place, value in values.items():
+                told[key][place] = value
+        told[f"_{key}"] = np.zeros(count, dtype=np.bool_)
+        told[f"_{key}"][list(values)] = True
+    return told
 
 
 def _last_observation(episode: Episode) -> str:

@@ -61,7 +61,12 @@ class WebQA(Scenario):
         return [passages[query] for query in queries]
 
     def grade(self, task: Task, answer: str) -> Grade:
-        return Grade(exact_match(answer, task.answers), f1_score(answer, task.answers))
+        if exact_match(answer, task.answers):
+            return Grade(1.0, 1.0)
+        return Grade(0.0, f1_score(answer, task.answers))
+
+
+_SILENCE = Response()
 
 
 def _respond(action: Action, found: Iterator[Sequence[Document]]) -> Response:
@@ -69,6 +74,6 @@ def _respond(action: Action, found: Iterator[Sequence[Document]]) -> Response:
         documents = tuple(next(found))
         return Response(render_documents(documents), documents)
     if action.kind == "answer":
-        return Response()
+        return _SILENCE
     why = "you only thought" if action.kind == "think" else action.content
     return Response(render_error(why, ADVICE))

@@ -30,7 +30,7 @@ class LearnerConfig:
     warmup_steps: int = 4
     """Optimiser steps over which the learning rate rises linearly."""
     decay_steps: int = 0
-    """Optimiser steps over which it falls linearly to a tenth, where it stays; 0: it never falls."""
+    """Optimiser steps over which it falls linearly to a tenth and stays there; 0: never."""
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.95)
     max_grad_norm: float = 1.0

@@ -44,6 +44,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from ovd_envs.episode import Episode, Task, Turn, VerbalScore
@@ -114,7 +115,7 @@ class OracleTeacher:
     def _queries(self, episode: Episode) -> list[str]:
         """What to search for where no chain says so: the question, then what is still missing."""
         task, read = episode.task, _read(episode.turns)
-        if read and _all_read(task, episode.turns):
+        if read and _all_read(task, episode.turns, read):
             return []
         unread = [passage_id for passage_id in task.supporting if passage_id not in read]
         missing = self.lookup(unread) if self.lookup else []
@@ -185,9 +186,9 @@ def _says(document: Document, answers: Sequence[str]) -> bool:
     return any(f" {normalize(answer)} " in text for answer in answers)
 
 
-def _all_read(task: Task, turns: Sequence[Turn]) -> bool:
+def _all_read(task: Task, turns: Sequence[Turn], read: set[str]) -> bool:
     if task.supporting:
-        return _read(turns).issuperset(task.supporting)
+        return read.issuperset(task.supporting)
     return any(_says(document, task.answers) for turn in turns for document in turn.documents)
 
 
@@ -247,7 +248,7 @@ def _judge_search(request: ScoreRequest) -> Verdict:
         return 1, "Repeats an earlier query."
     read = _read(before)
     new = [document for document in turn.documents if document.id not in read]
-    if not _all_read(task, before):
+    if not _all_read(task, before, read):
         gold = {document.id for document in new if _is_gold(document, task)}
         link = next((link for link in _chain(task) if link["passage"] not in read), None)
         if gold and (link is None or link["passage"] in gold):
@@ -271,17 +272,19 @@ _FUNCTION_WORDS = "what who when where which how is are was were do does did of 
 _EMPTY_WORDS = frozenset(_FUNCTION_WORDS.split())
 
 
-def _content_words(text: str) -> set[str]:
-    return set(text.split()) - _EMPTY_WORDS
+@lru_cache(maxsize=4096)  # a question is asked of every search for its answer
+def _content_words(text: str) -> frozenset[str]:
+    return frozenset(text.split()) - _EMPTY_WORDS
 
 
 def _judge_answer(request: ScoreRequest) -> Verdict:
     episode, before = request.episode, request.episode.turns[: request.index]
-    complete = _all_read(episode.task, before)
+    read = _read(before)
+    complete = _all_read(episode.task, before, read)
     if episode.exact_match:
         if complete:
             return 9, "Right, and everything needed was read."
-        if not _read(before).isdisjoint(episode.task.supporting):
+        if not read.isdisjoint(episode.task.supporting):
             return 7, "Right, but a needed passage was not read."
         return 6, "Right, but nothing that was read supports it."
     if episode.f1:
