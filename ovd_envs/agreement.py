@@ -38,12 +38,14 @@ def agreement(episodes: Sequence[Episode], score_levels: int = 10) -> Agreement:
     ranks = _ranks(means)
     positive, negative = int(correct.sum()), int((~correct).sum())
     above = ranks[correct].sum() - positive * (positive + 1) / 2
+    with np.errstate(invalid="ignore"):  # not a number where all scores or all outcomes are equal
+        spearman = float(np.corrcoef(ranks, _ranks(correct.astype(np.float64)))[0, 1])
     return Agreement(
         means,
         correct,
         [steps[level] for level in range(score_levels)],
         [right[level] for level in range(score_levels)],
-        spearman=float(np.corrcoef(ranks, _ranks(correct.astype(np.float64)))[0, 1]),
+        spearman=spearman,
         auc=float(above / (positive * negative)) if positive and negative else float("nan"),
     )
 

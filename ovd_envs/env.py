@@ -111,7 +111,7 @@ class TaskDrawer:
             task = self._tasks[self._order.draw()]
         else:
             task = choose(self._tasks, choice, option)
-        return task, int(self._generator.integers(2**31))
+        return task, int(self._generator.random() * 2**31)
 
 
 def render_episode(episode: Episode) -> str:

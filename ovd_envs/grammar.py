@@ -35,7 +35,7 @@ def parse_action(text: str) -> Action:
     thoughts: list[str] = []
     open_tag, start = "", 0
     for match in _TAG.finditer(text):
-        closing, tag = bool(match[1]), match[2]
+        closing, tag = match.groups()
         if tag == "information":
             return _invalid("only the environment writes <information>")
         if not closing:

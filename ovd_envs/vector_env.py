@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -200,22 +201,21 @@ def gathered(infos: Mapping[int, Info], count: int) -> Info:
     """The infos of some of `count` places as Gymnasium gives them: an array for each key, and in
     `_key` a mask of the places that have it. Equal to adding them one by one with
     `VectorEnv._add_info`, which for 256 places takes a quarter of a step."""
-    columns: dict[str, dict[int, Any]] = {}
+    columns: defaultdict[str, dict[int, Any]] = defaultdict(dict)
     for place, info in infos.items():
         for key, value in info.items():
-            columns.setdefault(key, {})[place] = value
+            columns[key][place] = value
     told: Info = {}
-    for key, values in columns.items():
-        first = next(iter(values.values()))
-        if isinstance(first, dict):
-            told[key] = gathered(values, count)
+    for key, column in columns.items():
+        places, values = list(column), list(column.values())
+        if isinstance(values[0], dict):
+            told[key] = gathered(column, count)
         else:
-            number = isinstance(first, float)
+            number = isinstance(values[0], float)
             told[key] = np.zeros(count) if number else np.full(count, None, dtype=object)
-            for place, value in values.items():
-                told[key][place] = value
+            told[key][places] = values
         told[f"_{key}"] = np.zeros(count, dtype=np.bool_)
-        told[f"_{key}"][list(values)] = True
+        told[f"_{key}"][places] = True
     return told
 
 

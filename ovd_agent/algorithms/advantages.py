@@ -20,10 +20,13 @@ def group_advantages(
     """GRPO's (r - mean) / (std + 1e-4), with the statistics of `baseline` if it is given.
 
     Without the division it is Dr.GRPO's (arXiv 2503.20783). A group with equal rewards has
-    advantage 0 everywhere (DeepSeekMath, arXiv 2402.03300).
+    advantage 0 everywhere (DeepSeekMath, arXiv 2402.03300). With an empty baseline the advantages
+    are the rewards.
     """
     if not rewards:
         return []
+    if baseline is not None and not baseline:
+        return list(rewards)
     reference = np.asarray(rewards if baseline is None else baseline, dtype=np.float64)
     centred = np.asarray(rewards, dtype=np.float64) - reference.mean()
     return (centred / (reference.std() + EPSILON) if divide_by_std else centred).tolist()

@@ -49,8 +49,9 @@ class OVD:
     """One advantage for all tokens, or one for each turn: its mean score to go."""
     enter: Literal["cross_entropy", "ratio_one", "shaped"] = "cross_entropy"
     """How a demonstration teaches, weighted by how many samples it replaces."""
-    statistics: Literal["student", "mixture"] = "student"
-    """Whose rewards are the baseline: all samples of the student, or what is trained on."""
+    statistics: Literal["student", "mixture", "none"] = "student"
+    """Whose rewards are the baseline: all samples of the student, what is trained on, or nobody's:
+    then an accepted sample counts in full even where all of its group were accepted."""
     divide_by_std: bool = False
     """Divide advantages by the group's standard deviation, as GRPO does."""
     policy_weight: float = 1.0
@@ -97,7 +98,7 @@ class OVD:
         mixed = reject_and_replace(group, [self.score(s) for s in group.samples], self.threshold)
         scored = [s for s in group.samples if self.score(s) is not None]
         mixture = [*mixed.kept, *mixed.replacements]
-        judged = scored if self.statistics == "student" else mixture
+        judged = {"student": scored, "mixture": mixture, "none": []}[self.statistics]
         baseline = [self._reward(each) for each in judged]
         advantages = group_advantages(
             [self._reward(each) for each in mixture], baseline, divide_by_std=self.divide_by_std

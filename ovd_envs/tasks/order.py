@@ -30,7 +30,7 @@ class TaskOrder:
         if self._drawn == self._count:
             self._swapped, self._drawn = {}, 0
         here = self._drawn
-        there = int(self._generator.integers(here, self._count))
+        there = here + int(self._generator.random() * (self._count - here))
         self._drawn += 1
         chosen = self._swapped.get(there, there)
         self._swapped[there] = self._swapped.pop(here, here)

@@ -217,20 +217,21 @@ def _known(chain: Sequence[Link], episode: Episode, asked: set[str]) -> int:
     return len(chain)
 
 
-def _judge_question(request: ScoreRequest, thought: str) -> Verdict:
+def _judge_question(request: ScoreRequest) -> Verdict:
     turn = request.turn
     if turn.kind == "think":
         return 2, "Only thought: neither searched nor answered."
     level, why = _judge_search(request) if turn.kind == "search" else _judge_answer(request)
-    misread = _misread(request.episode.task, thought)
+    misread = _misread(request.episode.task, turn)
     if misread is None:
         return level, why
     return max(1, level - MISREAD_COST), f"Misstates the {misread['query']}. {why}"
 
 
-def _misread(task: Task, thought: str) -> Link | None:
+def _misread(task: Task, turn: Turn) -> Link | None:
     """The link of which the thought says "{query} is" something that it is not."""
     chain = _chain(task)
+    thought = _thought(turn) if chain else ""
     for link in chain:
         right = task.answers if link is chain[-1] else (link["answer"],)
         for match in re.finditer(rf"{re.escape(link['query'])} is (.+)", thought, re.IGNORECASE):
@@ -316,9 +317,10 @@ def _steps(task: Task) -> list[Equation]:
     return list({equation.key: equation for equation in found}.values())
 
 
-def _judge_problem(request: ScoreRequest, thought: str) -> Verdict:
+def _judge_problem(request: ScoreRequest) -> Verdict:
     if request.turn.kind == "search":
         return 0, "There is nothing to search here."
+    thought = _thought(request.turn)
     said = _thoughts(request.episode.turns[: request.index])
     if request.turn.kind == "think":
         return _judge_step(_steps(request.episode.task), said, thought)
@@ -362,12 +364,11 @@ def _judge_step(steps: Sequence[Equation], said: str, thought: str) -> Verdict:
 
 
 def _score(request: ScoreRequest) -> VerbalScore:
-    thought = _thought(request.turn)
     if request.turn.kind == "invalid":
         level, why = 0, f"Invalid action: {request.turn.content}."
     elif _searches(request.episode):
-        level, why = _judge_question(request, thought)
+        level, why = _judge_question(request)
     else:
-        level, why = _judge_problem(request, thought)
+        level, why = _judge_problem(request)
     level = round(level * (request.levels - 1) / 9)
     return VerbalScore(level, float(level), why, SOURCE)

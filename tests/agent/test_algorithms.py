@@ -147,6 +147,14 @@ def test_statistics_say_whose_rewards_are_the_baseline():
     assert own.rows(filled)[0].advantage.max() == pytest.approx(0.5)
 
 
+def test_without_statistics_an_accepted_group_still_teaches():
+    accepted = group(trajectory([9], 1.0), trajectory([9], 1.0))
+    usual = OVD(samples=2, threshold=5).rows(accepted)
+    assert not any(row.trained.any() for row in usual)
+    plain = OVD(samples=2, threshold=5, statistics="none").rows(accepted)
+    assert [row.advantage[row.pg > 0].min() for row in plain] == [1.0, 1.0]
+
+
 def test_a_whole_group_replaced_by_one_demonstration_teaches_only_by_cross_entropy():
     """Taken literally, the paper's mixture has equal rewards here and no gradient at all."""
     samples = [trajectory([0], 0.0) for _ in range(4)]

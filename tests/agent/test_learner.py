@@ -52,6 +52,14 @@ def test_an_update_lowers_the_loss_and_reports_every_metric():
     assert first["grad_norm"] > 0
 
 
+def test_the_learning_rate_rises_then_falls_to_a_tenth():
+    config = LearnerConfig(learning_rate=1.0, warmup_steps=2, decay_steps=10)
+    rates = [config.rate(step) for step in range(12)]
+    assert rates == pytest.approx([0.5, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.1, 0.1])
+    steady = LearnerConfig(learning_rate=1.0, warmup_steps=2)
+    assert [steady.rate(step) for step in (0, 1, 1000)] == [0.5, 1.0, 1.0]
+
+
 def test_the_step_is_adamw_on_the_clipped_gradient_with_warmup():
     config = LearnerConfig(
         learning_rate=0.01,
