@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from retrieval_index.builder import build_index
+    from retrieval_index.client import RetrievalClient
     from retrieval_index.corpus import read_corpus
     from retrieval_index.documents import Document
     from retrieval_index.encoders import (
@@ -39,6 +40,7 @@ __all__ = [
     "IndexFileError",
     "MissingPackageError",
     "PassageIndex",
+    "RetrievalClient",
     "RetrievalError",
     "SentenceTransformerEncoder",
     "build_index",
@@ -55,6 +57,7 @@ _ROOMS = {
     "SentenceTransformerEncoder": "encoders",
     "make_encoder": "encoders",
     "PassageIndex": "index",
+    "RetrievalClient": "client",
 }
 
 

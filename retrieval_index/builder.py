@@ -1,18 +1,28 @@
-"""Corpus to index folder: store the passages, encode them, index the vectors, commit."""
+"""Corpus to index folder: store the passages, encode them, index their words, commit."""
 
 from __future__ import annotations
 
 import shutil
+from array import array
 from collections.abc import Iterable
-from contextlib import suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
 from numpy.lib.format import open_memmap
 
 from retrieval_index import flat
+from retrieval_index.approximate import (
+    Approximate,
+    build_approximate,
+    choose_factory,
+    tune,
+    tuning_rows,
+)
+from retrieval_index.bm25 import K1, METHOD, STEMMER, B, Bm25, check_installed
 from retrieval_index.corpus import (
     TEXT_FILE,
     PassageStore,
@@ -26,12 +36,17 @@ from retrieval_index.encoders import Encoder, HashingEncoder, Vectors, make_enco
 from retrieval_index.errors import EncoderError, IndexExistsError
 from retrieval_index.index import ID_ENTRY, PassageIndex, id_hash
 from retrieval_index.manifest import (
+    BM25_FOLDER,
+    DENSE_FILE,
     ENCODER_FILE,
     IDS_FILE,
+    MANIFEST,
     VECTORS_FILE,
+    Bm25Record,
     CorpusRecord,
     DenseRecord,
     EncoderRecord,
+    FileRecord,
     Manifest,
     commit,
     describe_files,
@@ -41,11 +56,15 @@ from retrieval_index.manifest import (
     write_manifest,
 )
 from retrieval_index.progress import progress_bar
+from retrieval_index.workplace import FOLDER, Plan, Workplace, locked
 
 _BATCH = 128
 """Passages encoded between two writes: memory does not grow with the corpus, and the progress bar
 moves every few seconds even where a model manages ten passages a second."""
-_BUILDING = "building-"
+_SHARD = 32 * _BATCH
+"""Passages encoded between two checkpoints: as many are lost when a build is killed. A multiple of
+the batch, so that a resumed build makes the same batches, and with them the same bits."""
+_SPARE_BYTES = 64 << 20
 
 
 def build_index(
@@ -53,37 +72,87 @@ def build_index(
     out: str | Path,
     encoder: str | Encoder = "hashing",
     *,
+    index: str = "auto",
+    bm25: bool = True,
+    restart: bool = False,
     progress: bool | None = None,
 ) -> PassageIndex:
     """Index a corpus file, or passages, into the folder `out`, and open the result.
 
     `encoder` is a name for `make_encoder` or an encoder; a hashing encoder is fitted to the
-    corpus. `progress=None` shows a bar when stderr is a terminal. Until all is done, work goes to
-    a temporary folder inside `out`. An `out` that already holds this very index is opened as it
-    is; one that holds anything else raises IndexExistsError. Raises CorpusError and EncoderError.
+    corpus. `index` is "auto" (by the number of passages: see `choose_factory`), "Flat", which is
+    exact, or a factory string of faiss, which is tuned to a recall of 0.95. `bm25` adds lexical
+    search, and so hybrid search. `progress=None` shows a bar when stderr is a terminal.
+
+    A build from a file that was stopped, or killed, goes on when it is called again with the same
+    file, encoder and options; `restart` begins anew. An `out` that already holds this very index
+    is opened as it is; one that holds anything else raises IndexExistsError. Raises CorpusError,
+    EncoderError, MissingPackageError, and OSError where the disk is too small.
     """
     target = Path(out)
     _check_target(target)
-    if isinstance(corpus, str | Path):
+    from_file = isinstance(corpus, str | Path)
+    if from_file:
         check_corpus(corpus)  # before a model is loaded
+    if bm25:
+        check_installed()
     chosen = make_encoder(encoder) if isinstance(encoder, str) else encoder
-    prepared = target / f"{_BUILDING}{uuid4().hex}"
-    prepared.mkdir(parents=True)
-    try:
-        record = _store_corpus(corpus, prepared, progress)
-        chosen = _fitted(chosen, prepared)
-        manifest = _manifest(record, chosen)
-        if (existing := live_generation(target)) is not None:
-            _check_same(manifest, read_manifest(existing), target)
-            return PassageIndex.open(target, encoder=chosen)
-        _encode(chosen, prepared, progress)
-        write_manifest(_manifest(record, chosen, prepared), prepared)
-        commit(prepared, target)
-        return PassageIndex.open(target, encoder=chosen)
-    finally:
-        shutil.rmtree(prepared, ignore_errors=True)
-        with suppress(OSError):  # leave no empty folder behind a failure
-            target.rmdir()
+    with locked(target):
+        plan = _plan(corpus, chosen, index, bm25)
+        work = Workplace(target, plan, restart=restart)
+        try:
+            return _build(corpus, work, chosen, index, bm25, progress)
+        finally:
+            # What was read from a program cannot be checked to be the same the next time, and a
+            # corpus with a mistake in it will be another one.
+            if not from_file or work.done("corpus") is None:
+                work.discard()
+
+
+def _build(
+    corpus: str | Path | Iterable[Document],
+    work: Workplace,
+    encoder: Encoder,
+    index: str,
+    bm25: bool,
+    progress: bool | None,
+) -> PassageIndex:
+    record = _store_corpus(corpus, work, progress)
+    factory = choose_factory(record.rows)[0] if index == "auto" else index
+    encoder = _fitted(encoder, work)
+    lexical = Bm25Record(K1, B, METHOD, STEMMER) if bm25 else None
+    existing = live_generation(work.target)
+    if existing is None:
+        _encode(encoder, work, progress)
+        dense = _index_vectors(encoder, factory, record.rows, work)
+        _index_words(bm25, work)
+        (work.folder / MANIFEST).unlink(missing_ok=True)  # of a commit that was killed
+        manifest = _manifest(record, encoder, dense, lexical, describe_files(work.folder))
+        write_manifest(manifest, work.folder)
+        work.finish("committing")
+        commit(work.folder, work.target)
+        work.discard()
+    else:
+        dense = DenseRecord(factory, flat.METRIC, record.rows)
+        wanted = _manifest(record, encoder, dense, lexical)
+        work.discard()
+        _check_same(wanted, read_manifest(existing), work.target)
+    return PassageIndex.open(work.target, encoder=encoder)
+
+
+def _plan(
+    corpus: str | Path | Iterable[Document], encoder: Encoder, index: str, bm25: bool
+) -> Plan:
+    from_file = isinstance(corpus, str | Path)
+    return {
+        "corpus": Path(corpus).name if from_file else "a list of passages",
+        # Of a list that is gone nobody knows whether the next one is the same.
+        "corpus_sha256": file_sha256(Path(corpus)) if from_file else uuid4().hex,
+        "encoder": encoder.name,
+        "encoder_fingerprint": encoder.fingerprint,
+        "index": index,
+        "bm25": bm25,
+    }
 
 
 def _check_target(target: Path) -> None:
@@ -92,7 +161,7 @@ def _check_target(target: Path) -> None:
         raise IndexExistsError(f"{target} is a file; expected a folder for the index")
     if not target.is_dir() or live_generation(target) is not None:
         return
-    strange = [p.name for p in target.iterdir() if not p.name.startswith(("gen-", _BUILDING))]
+    strange = [p.name for p in target.iterdir() if not p.name.startswith(("gen-", FOLDER))]
     if strange:
         raise IndexExistsError(
             f"{target} holds other files ({sorted(strange)[0]!r}); choose an empty or new folder"
@@ -108,11 +177,14 @@ def _check_same(wanted: Manifest, existing: Manifest, target: Path) -> None:
 
 
 def _store_corpus(
-    corpus: str | Path | Iterable[Document], prepared: Path, progress: bool | None
+    corpus: str | Path | Iterable[Document], work: Workplace, progress: bool | None
 ) -> CorpusRecord:
+    if (stored := work.done("corpus")) is not None:
+        return CorpusRecord(**stored)
+    shutil.rmtree((work.folder / TEXT_FILE).parent, ignore_errors=True)
     from_file = isinstance(corpus, str | Path)
     passages = read_corpus(corpus) if from_file else check_passages(corpus)
-    hashes: list[int] = []
+    hashes = array("Q")
     with progress_bar("reading", None, progress) as advance:
 
         def counted() -> Iterable[Document]:
@@ -121,38 +193,89 @@ def _store_corpus(
                 advance(1)
                 yield passage
 
-        rows = write_passages(counted(), prepared)
+        rows = write_passages(counted(), work.folder)
     entries = np.empty(rows, dtype=ID_ENTRY)
     entries["hash"], entries["row"] = hashes, np.arange(rows)
     entries.sort(order=["hash", "row"])
-    np.save(prepared / IDS_FILE, entries)
+    np.save(work.folder / IDS_FILE, entries)
     source = Path(corpus).name if from_file else "a list of passages"
-    return CorpusRecord(source, rows, file_sha256(prepared / TEXT_FILE))
+    record = CorpusRecord(source, rows, file_sha256(work.folder / TEXT_FILE))
+    work.finish("corpus", asdict(record))
+    return record
 
 
-def _fitted(encoder: Encoder, prepared: Path) -> Encoder:
+def _fitted(encoder: Encoder, work: Workplace) -> Encoder:
     if not isinstance(encoder, HashingEncoder):
         return encoder
-    fitted = encoder.fit(passage.contents for passage in PassageStore(prepared))
-    path = prepared / ENCODER_FILE
-    path.parent.mkdir()
-    np.save(path, fitted.document_frequency)
-    return fitted
+    path = work.folder / ENCODER_FILE
+    if not work.done("fit"):
+        fitted = encoder.fit(passage.contents for passage in PassageStore(work.folder))
+        path.parent.mkdir(exist_ok=True)
+        np.save(path, fitted.document_frequency)
+        work.finish("fit")
+    return HashingEncoder(encoder.dimension, np.load(path))
 
 
-def _encode(encoder: Encoder, prepared: Path, progress: bool | None) -> None:
-    passages = PassageStore(prepared)
-    path = prepared / VECTORS_FILE
-    path.parent.mkdir()
-    vectors = open_memmap(path, "w+", np.float32, (len(passages), encoder.dimension))
-    with progress_bar("encoding", len(passages), progress) as advance:
-        for start in range(0, len(passages), _BATCH):
+def _encode(encoder: Encoder, work: Workplace, progress: bool | None) -> None:
+    passages = PassageStore(work.folder)
+    done: int = work.done("encoded") or 0
+    vectors = _vectors(work.folder / VECTORS_FILE, (len(passages), encoder.dimension), done)
+    with progress_bar("encoding", len(passages), progress, done) as advance:
+        for start in range(done, len(passages), _BATCH):
             batch = [passages[row] for row in range(start, min(start + _BATCH, len(passages)))]
             encoded = encoder.encode_passages([passage.contents for passage in batch])
             _check_vectors(encoded, batch, encoder)
-            vectors[start : start + len(batch)] = encoded
+            end = start + len(batch)
+            vectors[start:end] = encoded
+            if end % _SHARD == 0 or end == len(passages):
+                vectors.flush()
+                work.finish("encoded", end)
             advance(len(batch))
-    vectors.flush()
+
+
+def _vectors(path: Path, shape: tuple[int, int], done: int) -> Any:
+    """The file of vectors, written in place; new if none is encoded yet."""
+    if done:
+        return open_memmap(path, "r+")
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    needed, free = 4 * shape[0] * shape[1] + _SPARE_BYTES, shutil.disk_usage(path.parent).free
+    if free < needed:
+        raise OSError(
+            f"{path.parent} has {free / 1e9:.1f} GB left and the vectors need"
+            f" {needed / 1e9:.1f} GB; make room, or choose another folder"
+        )
+    return open_memmap(path, "w+", np.float32, shape)
+
+
+def _index_vectors(encoder: Encoder, factory: str, rows: int, work: Workplace) -> DenseRecord:
+    """Build and tune what proposes candidates, unless every vector is compared."""
+    if factory == flat.FACTORY:
+        return DenseRecord(factory, flat.METRIC, rows)
+    if (tuned := work.done("dense")) is None:
+        vectors: Vectors = open_memmap(work.folder / VECTORS_FILE, "r")
+        path = work.folder / DENSE_FILE
+        build_approximate(vectors, factory, path)
+        passages = PassageStore(work.folder)
+        texts = [_as_query(passages[row]) for row in tuning_rows(rows).tolist()]
+        queries = np.ascontiguousarray(encoder.encode_queries(texts), dtype=np.float32)
+        tuned = asdict(tune(Approximate(path, rows), vectors, queries))
+        work.finish("dense", tuned)
+    return DenseRecord(factory, flat.METRIC, rows, **tuned)
+
+
+def _as_query(passage: Document) -> str:
+    """A title and the first words, where no real queries are known."""
+    return f"{passage.title} {' '.join(passage.text.split()[:8])}".strip()
+
+
+def _index_words(bm25: bool, work: Workplace) -> None:
+    if not bm25 or work.done("bm25"):
+        return
+    shutil.rmtree(work.folder / BM25_FOLDER, ignore_errors=True)
+    texts = (passage.contents for passage in PassageStore(work.folder))
+    Bm25.build(texts, work.folder / BM25_FOLDER)
+    work.finish("bm25")
 
 
 def _check_vectors(vectors: Vectors, batch: list[Document], encoder: Encoder) -> None:
@@ -170,13 +293,19 @@ def _check_vectors(vectors: Vectors, batch: list[Document], encoder: Encoder) ->
         )
 
 
-def _manifest(corpus: CorpusRecord, encoder: Encoder, prepared: Path | None = None) -> Manifest:
-    """The manifest; without `prepared` only its identity counts, and no file is listed."""
+def _manifest(
+    corpus: CorpusRecord,
+    encoder: Encoder,
+    dense: DenseRecord,
+    bm25: Bm25Record | None,
+    files: tuple[FileRecord, ...] = (),
+) -> Manifest:
     return Manifest(
         corpus,
         EncoderRecord(encoder.name, encoder.dimension, encoder.fingerprint),
-        DenseRecord(flat.FACTORY, flat.METRIC, corpus.rows),
-        describe_files(prepared) if prepared else (),
+        dense,
+        files,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions={"numpy": np.__version__},
+        bm25=bm25,
     )

@@ -5,16 +5,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval_index.approximate import Approximate, fetched
+from retrieval_index.bm25 import Bm25, Ranking
 from retrieval_index.corpus import PassageStore
 from retrieval_index.documents import Document
 from retrieval_index.encoders import Encoder, HashingEncoder, Vectors, make_encoder
 from retrieval_index.errors import REBUILD, EncoderError, IndexFileError
-from retrieval_index.flat import search_flat
+from retrieval_index.flat import FACTORY, search_flat
+from retrieval_index.fusion import DEPTH, reciprocal_rank_fusion
 from retrieval_index.manifest import (
+    BM25_FOLDER,
+    DENSE_FILE,
     ENCODER_FILE,
     IDS_FILE,
     VECTORS_FILE,
@@ -25,6 +31,8 @@ from retrieval_index.manifest import (
     read_manifest,
 )
 
+Mode = Literal["dense", "bm25", "hybrid"]
+MODES: tuple[Mode, ...] = ("dense", "bm25", "hybrid")
 ID_ENTRY = np.dtype([("hash", "<u8"), ("row", "<i8")])
 _BLOCK = 256
 """Queries searched at a time: matrix products gain nothing from more."""
@@ -35,7 +43,13 @@ _MARGIN = 16
 class PassageIndex:
     """Passages, their vectors and a dense index; a `SearchEngine`. Make one by `open`."""
 
-    def __init__(self, generation: Path, manifest: Manifest, encoder: Encoder | None) -> None:
+    def __init__(
+        self,
+        generation: Path,
+        manifest: Manifest,
+        encoder: Encoder | None,
+        mode: Mode | None = None,
+    ) -> None:
         self.generation = generation
         self.manifest = manifest
         self._given_encoder = encoder
@@ -43,17 +57,31 @@ class PassageIndex:
         self.passages = PassageStore(generation)
         self._ids: NDArray[np.void] = load_array(generation / IDS_FILE)
         self._vectors: Vectors = load_array(generation / VECTORS_FILE)
+        dense = manifest.dense
+        self._approximate = (
+            None
+            if dense.factory == FACTORY
+            else Approximate(generation / DENSE_FILE, dense.rows, dense.parameters)
+        )
+        self._bm25 = Bm25.open(generation / BM25_FOLDER) if manifest.bm25 else None
+        self.mode: Mode = self._checked(mode or ("hybrid" if self._bm25 else "dense"))
         self._check_sizes()
 
     @classmethod
     def open(
-        cls, path: str | Path, *, encoder: Encoder | None = None, verify: bool = False
+        cls,
+        path: str | Path,
+        *,
+        encoder: Encoder | None = None,
+        mode: Mode | None = None,
+        verify: bool = False,
     ) -> PassageIndex:
         """Open the live generation of an index folder.
 
         Sizes are always checked, and with `verify` the hash of every file. `encoder` stands in
-        for the one that the manifest names and must have its fingerprint. Raises IndexFileError
-        or EncoderError.
+        for the one that the manifest names and must have its fingerprint. `mode` is how it
+        searches: "dense", "bm25" or "hybrid", which is the default where it has both. Raises
+        IndexFileError or EncoderError.
         """
         folder = Path(path)
         generation = live_generation(folder)
@@ -62,7 +90,7 @@ class PassageIndex:
                 f"{folder} holds no index; make one: python scripts/build_index.py"
                 f" --corpus passages.jsonl --out {folder}"
             )
-        return _open_generation(generation, encoder, verify=verify)
+        return _open_generation(generation, encoder, mode, verify=verify)
 
     def __deepcopy__(self, memo: object) -> PassageIndex:
         """Itself, since nothing in it changes: `env.spec` may copy arguments as it likes."""
@@ -70,7 +98,7 @@ class PassageIndex:
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickled by its place on disk."""
-        return _open_generation, (self.generation, self._given_encoder)
+        return _open_generation, (self.generation, self._given_encoder, self.mode)
 
     def __len__(self) -> int:
         return len(self._vectors)
@@ -79,14 +107,18 @@ class PassageIndex:
     def fingerprint(self) -> str:
         return self.manifest.fingerprint
 
-    def search(self, queries: Sequence[str], k: int = 5) -> list[list[Document]]:
-        """The `k` best passages for each query, best first (fewer if the index is smaller).
+    def search(
+        self, queries: Sequence[str], k: int = 5, mode: Mode | None = None
+    ) -> list[list[Document]]:
+        """The `k` best passages for each query, best first (fewer if there are no more).
 
-        A document's score is the cosine of query and passage; ties go to the earlier row. What a
-        query finds does not depend on the others in the batch. Raises ValueError for k < 1, one
-        string instead of a list, and an empty query.
+        `mode` is that of the index if it is None. A document's score is the cosine of query and
+        passage ("dense"), BM25's ("bm25") or the sum of reciprocal ranks in both ("hybrid"); ties
+        go to the earlier row. What a query finds does not depend on the others in the batch.
+        Raises ValueError for k < 1, one string instead of a list, and an empty query.
         """
         _check_request(queries, k)
+        mode = self.mode if mode is None else self._checked(mode)
         if not queries:
             return []
         # Rollouts of one question ask the same things: each different query is searched once.
@@ -94,14 +126,37 @@ class PassageIndex:
         found: dict[str, list[Document]] = {}
         for start in range(0, len(distinct), _BLOCK):
             block = distinct[start : start + _BLOCK]
-            rows, scores = self._nearest(self._encoded(block), min(k, len(self)))
-            for query, query_rows, query_scores in zip(block, rows, scores, strict=True):
-                found[query] = self._documents(query_rows, query_scores)
+            for query, ranking in zip(block, self._ranked(block, k, mode), strict=True):
+                found[query] = self._documents(*ranking)
         return [list(found[query]) for query in queries]
 
     def get(self, ids: Iterable[str]) -> list[Document]:
         """The passages with these ids. Raises KeyError for an unknown one."""
         return [self.passages[self._row(passage_id)] for passage_id in ids]
+
+    def _ranked(self, queries: list[str], k: int, mode: Mode) -> list[Ranking]:
+        if mode == "hybrid":
+            dense = self._ranked(queries, max(k, DEPTH), "dense")
+            lexical = self._ranked(queries, max(k, DEPTH), "bm25")
+            pairs = zip(dense, lexical, strict=True)
+            return [reciprocal_rank_fusion([one[0], other[0]], k) for one, other in pairs]
+        if mode == "bm25":
+            assert self._bm25 is not None
+            return self._bm25.nearest(queries, k)
+        vectors = self._encoded(queries)
+        if self._approximate is None:
+            rows, scores = self._nearest(vectors, min(k, len(self)))
+            return list(zip(rows, scores, strict=True))
+        proposed = self._approximate.candidates(vectors, min(fetched(k), len(self)))
+        pairs = zip(vectors, proposed, strict=True)
+        return [self._scored(vector, candidates, k) for vector, candidates in pairs]
+
+    def _checked(self, mode: Mode) -> Mode:
+        if mode not in MODES:
+            raise ValueError(f"mode={mode!r}: expected one of {', '.join(MODES)}")
+        if mode != "dense" and self._bm25 is None:
+            raise ValueError(f"mode={mode!r}: {self.generation} was built without BM25")
+        return mode
 
     def _row(self, passage_id: str) -> int:
         wanted = np.uint64(id_hash(passage_id))
@@ -141,13 +196,17 @@ class PassageIndex:
             fetch = min(fetch, len(self))
             rough, candidates = search_flat(queries[pending], self._vectors, fetch)
             for number, found in zip(pending.tolist(), candidates, strict=True):
-                exact = (self._vectors[found] * queries[number]).sum(axis=1)
-                order = np.lexsort((found, -exact))[:k]
-                rows[number], scores[number] = found[order], exact[order]
+                rows[number], scores[number] = self._scored(queries[number], found, k)
             settled = scores[pending, -1] > rough[:, -1] + rounding
             pending = pending[~settled & (fetch < len(self))]
             fetch *= 2
         return rows, scores
+
+    def _scored(self, query: Vectors, candidates: NDArray[np.int64], k: int) -> Ranking:
+        """The best `k` of the candidates by their stored vectors, always computed alike."""
+        exact = (self._vectors[candidates] * query).sum(axis=1)
+        order = np.lexsort((candidates, -exact))[:k]
+        return candidates[order], exact[order]
 
     def _documents(self, rows: NDArray[np.int64], scores: NDArray[np.float32]) -> list[Document]:
         passages = (self.passages[row] for row in rows.tolist())
@@ -167,11 +226,11 @@ class PassageIndex:
 
 
 def _open_generation(
-    generation: Path, encoder: Encoder | None, *, verify: bool = False
+    generation: Path, encoder: Encoder | None, mode: Mode | None, *, verify: bool = False
 ) -> PassageIndex:
     manifest = read_manifest(generation)
     check_files(manifest, generation, hashes=verify)
-    return PassageIndex(generation, manifest, encoder)
+    return PassageIndex(generation, manifest, encoder, mode)
 
 
 def id_hash(passage_id: str) -> int:

@@ -8,6 +8,8 @@
         ids.npy               (id hash, row), sorted
         vectors/part-00000.f32.npy
         encoder/document_frequency.npy    what the hashing encoder learned from the corpus
+        dense/index.faiss     proposes candidates, where the vectors are too many to scan
+        bm25/                 term weights and vocabulary, as bm25s saves them
 
 Every file of a generation is immutable once committed.
 """
@@ -32,6 +34,8 @@ MANIFEST = "manifest.json"
 IDS_FILE = "ids.npy"
 VECTORS_FILE = "vectors/part-00000.f32.npy"
 ENCODER_FILE = "encoder/document_frequency.npy"
+DENSE_FILE = "dense/index.faiss"
+BM25_FOLDER = "bm25"
 _BLOCK = 1 << 20
 
 
@@ -53,11 +57,24 @@ class EncoderRecord:
 
 @dataclass(frozen=True, slots=True)
 class DenseRecord:
-    """`factory` is faiss's name of the index type."""
+    """`factory` is faiss's name of the index type. `parameters` say how far an approximate one
+    looks, and `recall` (@10, against exact search) is what they had on `queries` sampled queries.
+    """
 
     factory: str
     metric: str
     rows: int
+    parameters: str = ""
+    recall: float = 1.0
+    queries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Bm25Record:
+    k1: float
+    b: float
+    method: str
+    stemmer: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +92,8 @@ class Manifest:
     files: tuple[FileRecord, ...]
     created: str
     versions: dict[str, str]
+    bm25: Bm25Record | None = None
+    """None where the index has dense vectors only."""
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -85,7 +104,9 @@ class Manifest:
             self.schema_version,
             self.corpus.sha256,
             asdict(self.encoder),
-            asdict(self.dense),
+            # Not the tuning, which follows from the rest and is measured.
+            {name: getattr(self.dense, name) for name in ("factory", "metric", "rows")},
+            *([asdict(self.bm25)] if self.bm25 else []),
         ]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
@@ -119,7 +140,7 @@ def file_sha256(path: Path) -> str:
 
 def write_manifest(manifest: Manifest, generation: Path) -> None:
     record = {**asdict(manifest), "index_fingerprint": manifest.fingerprint}
-    _write_atomically(generation / MANIFEST, json.dumps(record, indent=2) + "\n")
+    write_atomically(generation / MANIFEST, json.dumps(record, indent=2) + "\n")
 
 
 def read_manifest(generation: Path) -> Manifest:
@@ -140,6 +161,7 @@ def read_manifest(generation: Path) -> Manifest:
             tuple(FileRecord(**record) for record in data["files"]),
             data["created"],
             data["versions"],
+            Bm25Record(**data["bm25"]) if data.get("bm25") else None,
             version,
         )
         intact = manifest.fingerprint == data["index_fingerprint"]
@@ -204,11 +226,22 @@ def commit(prepared: Path, index: Path) -> Path:
                 if not generation.exists():
                     raise
         number += 1
-    _write_atomically(index / CURRENT, generation.name + "\n")
+    point_to(generation, index)
     return generation
 
 
-def _write_atomically(path: Path, text: str) -> None:
+def point_to(generation: Path, index: Path) -> None:
+    """Make a finished generation the live one."""
+    write_atomically(index / CURRENT, generation.name + "\n")
+
+
+def newest_generation(index: Path) -> Path:
+    """The generation with the highest number, live or not."""
+    return max(path for path in index.glob("gen-*") if path.is_dir())
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file that is seen whole or not at all."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)

@@ -10,9 +10,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def progress_bar(
-    what: str, total: int | None, shown: bool | None
+    what: str, total: int | None, shown: bool | None, done: int = 0
 ) -> Generator[Callable[[int], None]]:
-    """Yields `advance(n)`. `shown=None` shows the bar when stderr is a terminal."""
+    """Yields `advance(n)`. `shown=None` shows the bar when stderr is a terminal; `done` of the
+    total were made before."""
     if shown is None:
         shown = sys.stderr.isatty()
     if not shown or importlib.util.find_spec("rich") is None:
@@ -40,5 +41,5 @@ def progress_bar(
     # Over two minutes, so that a slow encoder's rate does not come and go between its batches.
     console = Console(stderr=True)
     with Progress(*columns, *times, console=console, speed_estimate_period=120) as bar:
-        task = bar.add_task(what, total=total)
+        task = bar.add_task(what, total=total, completed=done)
         yield lambda n: bar.advance(task, n)

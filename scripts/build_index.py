@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from retrieval_index import PassageIndex, RetrievalError, build_index
-from retrieval_index.manifest import CURRENT
+from retrieval_index.flat import FACTORY
+from retrieval_index.manifest import CURRENT, DenseRecord
 
 
 @dataclass
@@ -28,6 +29,13 @@ class Options:
     """The index folder to make."""
     encoder: str = "hashing"
     """"hashing" (no model), "minilm", a sentence-transformers model on the Hub, or its folder."""
+    index: str = "auto"
+    """"auto" (by the number of passages), "Flat" (exact), or a factory string of faiss, such as
+    "IVF1024,SQ8" or "HNSW32", which is tuned to a recall of 0.95."""
+    bm25: bool = True
+    """Also index words, for BM25 and hybrid search."""
+    restart: bool = False
+    """Discard an unfinished build instead of going on with it."""
 
 
 def main() -> int:
@@ -35,12 +43,19 @@ def main() -> int:
     began = time.perf_counter()
     was_there = (options.out / CURRENT).exists()
     try:
-        index = build_index(options.corpus, options.out, options.encoder)
+        index = build_index(
+            options.corpus,
+            options.out,
+            options.encoder,
+            index=options.index,
+            bm25=options.bm25,
+            restart=options.restart,
+        )
     except (RetrievalError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped: nothing was written", file=sys.stderr)
+        print("stopped: the same command goes on", file=sys.stderr)
         return 130
     seconds = time.perf_counter() - began
     took = f"{seconds:.1f} s, {len(index) / seconds:,.0f} passages/s"
@@ -55,7 +70,8 @@ def summary(index: PassageIndex, out: Path, took: str) -> Table:
     for name, value in (
         ("corpus", f"{manifest.corpus.source}, {manifest.corpus.rows:,} passages"),
         ("encoder", f"{manifest.encoder.name}, {manifest.encoder.dimension} dimensions"),
-        ("index", f"{manifest.dense.factory}, {manifest.dense.metric}"),
+        ("index", describe(manifest.dense)),
+        ("words", f"BM25, {manifest.bm25.stemmer} stems" if manifest.bm25 else "not indexed"),
         ("size", f"{size / 1e6:,.1f} MB"),
         ("built", manifest.created),
         ("time", took),
@@ -63,6 +79,13 @@ def summary(index: PassageIndex, out: Path, took: str) -> Table:
     ):
         table.add_row(name, value)
     return table
+
+
+def describe(dense: DenseRecord) -> str:
+    if dense.factory == FACTORY:
+        return f"{FACTORY}, exact"
+    measured = f"recall@10 {dense.recall:.3f} against exact, {dense.queries} sampled queries"
+    return f"{dense.factory}, {dense.parameters or 'nothing to tune'}: {measured}"
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from ovd_agent.algorithms.ovd import OVD
 from ovd_agent.config import EnvironmentConfig, RolloutConfig, TrainConfig
+from ovd_agent.learner.learner import LearnerConfig
 from ovd_agent.report.html import write_report
 from ovd_agent.trainer import Trainer
 from ovd_envs.errors import OVDError
@@ -29,19 +31,37 @@ class DemoTrain:
     """The run's folder; runs/demo or runs/demo-math by default."""
 
 
+WORLD = 2
+"""Whose questions had no part in choosing these options (docs/training.md)."""
+
+
 def config_of(demo: DemoTrain) -> TrainConfig:
+    """A few samples of many tasks, since early on it is the demonstrations that teach; no baseline
+    and a falling learning rate, since late on what is learned must not be pushed out again."""
+    updates = demo.updates or (8 if demo.task == "qa" else 14)
+    learner = LearnerConfig(decay_steps=4 * updates)
+    ovd = OVD(samples=2, statistics="none")
     if demo.task == "qa":
         return TrainConfig(
-            out=demo.out or Path("runs/demo"), seed=demo.seed, updates=demo.updates or 7
+            out=demo.out or Path("runs/demo"),
+            seed=demo.seed,
+            updates=updates,
+            tasks_per_update=16,
+            environment=EnvironmentConfig(world_seed=WORLD),
+            rollout=RolloutConfig(max_new_tokens=38),
+            learner=learner,
+            ovd=ovd,
         )
     return TrainConfig(
         env="ovd/Math-v0",
         out=demo.out or Path("runs/demo-math"),
         seed=demo.seed,
-        updates=demo.updates or 16,
-        tasks_per_update=24,
-        environment=EnvironmentConfig(difficulty=(1, 2, 3), max_turns=5),
+        updates=updates,
+        tasks_per_update=32,
+        environment=EnvironmentConfig(world_seed=WORLD, difficulty=(1, 2, 3), max_turns=4),
         rollout=RolloutConfig(max_new_tokens=24, max_length=320),
+        learner=learner,
+        ovd=ovd,
     )
 
 

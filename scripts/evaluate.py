@@ -33,6 +33,8 @@ class EvaluateConfig:
     """How often each task is played; more than one gives pass@k."""
     out: Path | None = None
     """Folder for result.json and episodes.jsonl."""
+    threads: int | None = None
+    """CPU threads (default: all)."""
     environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
 
@@ -44,6 +46,7 @@ def main(config: EvaluateConfig) -> int:
                 env=config.env,
                 student=config.student,
                 eval_count=config.count,
+                threads=config.threads,
                 environment=config.environment,
                 rollout=config.rollout,
             )

@@ -23,10 +23,15 @@ _ATTEMPTS = 3
 
 
 def open_search(search: Any) -> SearchEngine:
-    """The index in a folder, or any object with a `search(queries, k)` method, as it is.
+    """The index in a folder or behind a URL, or any object with a `search(queries, k)` method, as
+    it is.
 
     Raises OptionError for anything else, and for a folder that holds no sound index.
     """
+    if isinstance(search, str) and search.startswith(("http://", "https://")):
+        from retrieval_index.client import RetrievalClient
+
+        return RetrievalClient(search)
     if isinstance(search, str | Path):
         from retrieval_index import PassageIndex
 
@@ -34,8 +39,8 @@ def open_search(search: Any) -> SearchEngine:
     if isinstance(search, SearchEngine) and not isinstance(search, type):
         return search
     raise OptionError(
-        f"search={search!r}: expected an index folder (scripts/build_index.py makes one)"
-        " or an object with search(queries, k)"
+        f"search={search!r}: expected an index folder (scripts/build_index.py makes one), the URL"
+        " of a served one, or an object with search(queries, k)"
     )
 
 
@@ -59,7 +64,7 @@ def cached_index(passages: Sequence[Document], name: str = "passages") -> Passag
                 _discard(folder)
         private = folder.with_name(f"{folder.name}.{uuid4().hex}")
         try:
-            build_index(passages, private, encoder, progress=False)
+            build_index(passages, private, encoder, bm25=False, progress=False)
             private.rename(folder)
         except OSError as error:
             if not folder.exists():

@@ -12,6 +12,10 @@ from retrieval_index.errors import (
 )
 from retrieval_index.index import PassageIndex
 
+BM25_FILES = (
+    *("data.csc.index.npy", "indices.csc.index.npy", "indptr.csc.index.npy"),
+    *("params.index.json", "vocab.index.json"),
+)
 PASSAGES = [Document(f"p{i}", f"Title {i}", f"text of passage number {i}") for i in range(30)]
 
 
@@ -25,6 +29,7 @@ def test_the_layout_and_the_manifest(tmp_path):
         "gen-000001/ids.npy",
         "gen-000001/vectors/part-00000.f32.npy",
         "gen-000001/encoder/document_frequency.npy",
+        *(f"gen-000001/bm25/{name}" for name in BM25_FILES),
     }
     assert (tmp_path / "out/CURRENT").read_text() == "gen-000001\n"
     manifest = json.loads((tmp_path / "out/gen-000001/manifest.json").read_text())
@@ -74,7 +79,7 @@ def test_foreign_folders_and_files_are_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_a_build_that_stops_leaves_nothing(tmp_path, monkeypatch, error):
+def test_a_stopped_build_of_a_list_leaves_nothing(tmp_path, monkeypatch, error):
     def stop(*_):
         raise error
 
@@ -84,10 +89,9 @@ def test_a_build_that_stops_leaves_nothing(tmp_path, monkeypatch, error):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_build_killed_before_current_moved_does_not_block_the_next(tmp_path):
+def test_a_generation_that_never_went_live_does_not_block_the_next(tmp_path):
     build_index(PASSAGES, tmp_path / "out")
     (tmp_path / "out/CURRENT").unlink()
-    (tmp_path / "out/building-dead").mkdir()
     index = build_index(PASSAGES[:5], tmp_path / "out")
     assert (index.generation.name, len(index)) == ("gen-000002", 5)
     assert len(PassageIndex.open(tmp_path / "out")) == 5

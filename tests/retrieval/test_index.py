@@ -37,7 +37,7 @@ def world():
 @pytest.fixture(scope="module")
 def folder(world, tmp_path_factory):
     path = tmp_path_factory.mktemp("index") / "fiction"
-    build_index(world.passages, path)
+    build_index(world.passages, path, bm25=False)
     return path
 
 
@@ -116,14 +116,17 @@ def test_pickled_and_copied_it_is_the_same_index(index, queries):
 def test_ties_go_to_the_earlier_row_however_many_there_are(tmp_path):
     passages = [Document(f"other{i}", "", "0 1") for i in range(5)]
     passages += [Document(f"same{i}", "", "1 0") for i in range(100)]
-    index = build_index(passages, tmp_path / "ties", VectorEncoder())
+    index = build_index(passages, tmp_path / "ties", VectorEncoder(), bm25=False)
     for batch in (["1 0"], ["1 0", "0 1", "0.6 0.8", "0.8 0.6", "-1 0"]):
         assert [d.id for d in index.search(batch, 7)[0]] == [f"same{i}" for i in range(7)]
 
 
 def test_fewer_hits_than_k_are_not_padded(tmp_path):
     index = build_index(
-        [Document("a", "", "1 0"), Document("b", "", "0 1")], tmp_path / "i", VectorEncoder()
+        [Document("a", "", "1 0"), Document("b", "", "0 1")],
+        tmp_path / "i",
+        VectorEncoder(),
+        bm25=False,
     )
     assert pairs(index.search(["1 0"], 50)) == [[("a", 1.0), ("b", 0.0)]]
     assert index.search([], 5) == []
@@ -152,7 +155,7 @@ def test_passages_by_id(index, world):
 
 
 def test_vectors_that_are_not_finite_are_refused(tmp_path):
-    index = build_index([Document("a", "", "1 0")], tmp_path / "i", VectorEncoder())
+    index = build_index([Document("a", "", "1 0")], tmp_path / "i", VectorEncoder(), bm25=False)
     with pytest.raises(EncoderError, match="not finite"):
         index.search(["nan 0"], 1)
 
@@ -219,9 +222,12 @@ def test_a_manifest_that_cannot_be_right_is_refused(folder, tmp_path, change, me
 
 
 def test_files_of_different_indexes_are_refused(tmp_path):
-    one = build_index([Document("a", "", "1 0")], tmp_path / "one", VectorEncoder())
+    one = build_index([Document("a", "", "1 0")], tmp_path / "one", VectorEncoder(), bm25=False)
     two = build_index(
-        [Document("a", "", "1 0"), Document("b", "", "0 1")], tmp_path / "two", VectorEncoder()
+        [Document("a", "", "1 0"), Document("b", "", "0 1")],
+        tmp_path / "two",
+        VectorEncoder(),
+        bm25=False,
     )
     name = "vectors/part-00000.f32.npy"
     (one.generation / name).write_bytes((two.generation / name).read_bytes())

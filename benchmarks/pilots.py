@@ -1,0 +1,101 @@
+"""The short runs by which the demo's options were chosen.
+
+    .venv/bin/python benchmarks/pilots.py --variants none student --seeds 10 11
+
+Each trains with `scripts/train.py` on world 1 (the demo's is world 2) and plays 100 held-out
+questions of it greedily, all in runs/pilots. A run that is finished is read, one that was stopped
+goes on. `--threads 1` lets two of these commands share a machine of two cores.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+from record import RESULTS, surroundings, write_record
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).parents[1]
+WORLD = ("--environment.world-seed", "1")
+COMMON = (
+    *("--updates", "8", "--tasks-per-update", "16", "--ovd.samples", "2"),
+    *("--learner.decay-steps", "32", "--rollout.max-new-tokens", "38"),
+    *("--eval-count", "1", "--checkpoint-every", "100"),
+)
+LONGER = ("--rollout.max-new-tokens", "44")
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "none": ("--ovd.statistics", "none"),
+    "student": ("--ovd.statistics", "student"),
+    "student-44": ("--ovd.statistics", "student", *LONGER),
+    "no-pg-44": ("--ovd.statistics", "student", "--ovd.policy-weight", "0", *LONGER),
+    "shaped": ("--ovd.statistics", "none", "--ovd.enter", "shaped"),
+    "ratio-one": ("--ovd.statistics", "student", "--ovd.enter", "ratio_one"),
+    "literal": (
+        *("--ovd.statistics", "mixture", "--ovd.enter", "ratio_one"),
+        *("--ovd.divide-by-std", "--learner.learning-rate", "1e-4"),
+    ),
+}
+"""What differs from `COMMON`; a later option wins over an earlier one."""
+
+
+@dataclass(frozen=True)
+class Pilots:
+    """Train variants and compare."""
+
+    variants: tuple[str, ...] = ("none", "student")
+    seeds: tuple[int, ...] = (10, 11)
+    threads: int | None = None
+    runs: Path = Path("runs/pilots")
+    out: Path = RESULTS / "pilots.json"
+
+
+def main(config: Pilots) -> None:
+    results: dict[str, dict[str, Any]] = {}
+    if config.out.exists():
+        results = json.loads(config.out.read_text())["results"]
+    for variant in config.variants:
+        for seed in config.seeds:
+            folder = config.runs / f"{variant}-{seed}"
+            results[folder.name] = run(variant, seed, folder, config.threads)
+            record = {"common": COMMON, "variants": VARIANTS, "results": results}
+            write_record(config.out, record | surroundings(["torch", "transformers"]))
+    show(results)
+
+
+def run(variant: str, seed: int, folder: Path, threads: int | None) -> dict[str, Any]:
+    limit = ["--threads", str(threads)] if threads else []
+    if not (folder / "summary.json").exists():
+        command = [sys.executable, str(ROOT / "scripts/train.py"), "--out", str(folder)]
+        command += ["--seed", str(seed), *WORLD, *COMMON, *VARIANTS[variant], *limit]
+        subprocess.run(command, check=True)
+    if not (folder / "heldout/result.json").exists():
+        command = [sys.executable, str(ROOT / "scripts/evaluate.py"), "--student", str(folder)]
+        command += ["--count", "100", "--out", str(folder / "heldout"), *WORLD, *limit]
+        subprocess.run(command, check=True)
+    summary = json.loads((folder / "summary.json").read_text())
+    heldout = json.loads((folder / "heldout/result.json").read_text())
+    return {
+        "em": heldout["em"],
+        "per_hop": {hop: row["em"] for hop, row in heldout["per_hop"].items()},
+        "acceptance": summary["acceptance"],
+        "demonstrations": summary["demonstrations"],
+    }
+
+
+def show(results: dict[str, dict[str, Any]]) -> None:
+    table = Table("variant-seed", "EM", "per hop", "accepted, by update", "demonstrations")
+    for name, row in results.items():
+        hops = ", ".join(f"{hop}: {em:.2f}" for hop, em in row["per_hop"].items())
+        accepted = " ".join(f"{share:.2f}" for share in row["acceptance"])
+        table.add_row(name, f"{row['em']:.2f}", hops, accepted, str(row["demonstrations"]))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Pilots, description=__doc__))

@@ -1,0 +1,159 @@
+"""Approximate search by faiss, for corpora that are too large to scan: candidates, tuned.
+
+The index only proposes candidates; `PassageIndex` scores them again from the stored vectors. How
+far it looks (`nprobe`, `efSearch`) is measured against exact search when the index is built.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retrieval_index.errors import REBUILD, IndexFileError, MissingPackageError, RetrievalError
+from retrieval_index.flat import FACTORY, Floats, Rows, has_faiss, search_flat
+
+FLAT_ROWS = 1_000_000
+"""Up to so many passages every vector is compared: exact, and nothing to train."""
+_CENTROID_VECTORS = 64
+"""Vectors that each centroid is trained on."""
+_ADD_ROWS = 65_536
+TARGET_RECALL = 0.95
+TUNED_K = 10
+_TUNED_QUERIES = 500
+
+
+def choose_factory(rows: int) -> tuple[str, str]:
+    """faiss's name of the index type for a corpus of this size, and the reason."""
+    if rows <= FLAT_ROWS:
+        return FACTORY, f"{rows:,} passages: every vector is compared, which is exact"
+    lists = 16_384 if rows <= 10_000_000 else 65_536
+    reason = f"{rows:,} passages: {lists:,} lists of 8-bit vectors propose, the vectors decide"
+    return f"IVF{lists}_HNSW32,SQ8", reason
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """`parameters` in faiss's notation ("nprobe=16"), and the recall@10 they had against exact
+    search on sampled queries."""
+
+    parameters: str
+    recall: float
+    queries: int
+
+
+def build_approximate(vectors: Floats, factory: str, path: Path, seed: int = 0) -> None:
+    """Train an index of the type that `factory` names, add all vectors, and write it.
+
+    Raises RetrievalError for a factory string that faiss does not know.
+    """
+    faiss = _faiss(factory)
+    rows, dimension = vectors.shape
+    try:
+        index = faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError:
+        raise RetrievalError(
+            f"index={factory!r}: faiss knows no such index for {dimension} dimensions; expected"
+            " 'auto', 'Flat', or a factory string such as 'IVF1024,SQ8' or 'HNSW32'"
+        ) from None
+    if not index.is_trained:
+        index.train(_sample(vectors, _training_rows(index, rows), seed))
+    for start in range(0, rows, _ADD_ROWS):
+        index.add(np.ascontiguousarray(vectors[start : start + _ADD_ROWS]))
+    path.parent.mkdir(exist_ok=True)
+    faiss.write_index(index, str(path))
+
+
+def _training_rows(index: Any, rows: int) -> int:
+    lists = int(getattr(index, "nlist", 256))
+    if lists > rows:
+        raise RetrievalError(
+            f"an index of {lists:,} lists needs at least as many passages, and there are {rows:,};"
+            " choose fewer lists, or 'auto'"
+        )
+    return min(rows, lists * _CENTROID_VECTORS)
+
+
+def _sample(vectors: Floats, count: int, seed: int) -> Floats:
+    rows = np.random.default_rng(seed).choice(len(vectors), size=count, replace=False)
+    return np.ascontiguousarray(vectors[np.sort(rows)])
+
+
+class Approximate:
+    """An index of faiss, memory-mapped where faiss can, searched with tuned parameters."""
+
+    def __init__(self, path: Path, rows: int, parameters: str = "") -> None:
+        """Raises IndexFileError where the file is damaged or has another number of vectors."""
+        faiss = _faiss(path.name)
+        try:
+            self._index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+        except RuntimeError as error:
+            raise IndexFileError(f"{path} is damaged ({error}); {REBUILD}") from None
+        if self._index.ntotal != rows:
+            raise IndexFileError(
+                f"{path} has {self._index.ntotal:,} vectors, expected {rows:,}; {REBUILD}"
+            )
+        self._space = faiss.ParameterSpace()
+        self._space.initialize(self._index)
+        if parameters:
+            self.look(parameters)
+
+    def look(self, parameters: str) -> None:
+        """Search with these parameters from now on."""
+        self._space.set_index_parameters(self._index, parameters)
+
+    def candidates(self, queries: Floats, k: int) -> list[Rows]:
+        """Up to `k` rows for each query, in no particular order."""
+        _, rows = self._index.search(queries, k)
+        # faiss fills what it did not find with -1, which as a row would be the last passage.
+        return [found[found >= 0] for found in rows]
+
+    def settings(self) -> Iterator[str]:
+        """Parameters to try, from fast to thorough; one empty setting where there are none."""
+        ranges = self._space.parameter_ranges
+        found = [ranges.at(number) for number in range(ranges.size())]
+        names = {each.name: [int(v) for v in _values(each)] for each in found}
+        name = next((name for name in ("nprobe", "efSearch") if name in names), None)
+        yield from ([f"{name}={value}" for value in names[name]] if name else [""])
+
+
+def _values(parameter: Any) -> list[float]:
+    return [parameter.values.at(number) for number in range(parameter.values.size())]
+
+
+def tune(index: Approximate, vectors: Floats, queries: Floats) -> Tuning:
+    """The fastest setting whose re-scored candidates reach a recall@10 of 0.95 against exact
+    search, or the most thorough one if none does."""
+    k = min(TUNED_K, len(vectors))
+    _, exact = search_flat(queries, vectors, k)
+    tuning = Tuning("", 0.0, len(queries))
+    for parameters in index.settings():
+        if parameters:
+            index.look(parameters)
+        found = index.candidates(queries, fetched(k))
+        hits = sum(len(np.intersect1d(one, other)) for one, other in zip(found, exact, strict=True))
+        tuning = Tuning(parameters, hits / exact.size, len(queries))
+        if tuning.recall >= TARGET_RECALL:
+            break
+    return tuning
+
+
+def fetched(k: int) -> int:
+    """Candidates that are scored again for the best `k`."""
+    return max(10 * k, 100)
+
+
+def tuning_rows(rows: int, seed: int = 0) -> Rows:
+    """Passages whose titles and first words serve as queries."""
+    count = min(_TUNED_QUERIES, rows)
+    return np.sort(np.random.default_rng(seed).choice(rows, size=count, replace=False))
+
+
+def _faiss(what: str) -> Any:
+    if not has_faiss():
+        raise MissingPackageError("faiss-cpu", f"an index of type {what}")
+    return importlib.import_module("faiss")

@@ -1,0 +1,191 @@
+"""How well an index finds what is known to be relevant, and how fast.
+
+The measures are those of `ir-measures`; runs and judgements are read and written as TREC files.
+"""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import json
+import time
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, cast
+
+import numpy as np
+
+from retrieval_index.documents import Document
+from retrieval_index.errors import CorpusError, MissingPackageError
+from retrieval_index.index import Mode, PassageIndex
+
+KS = (1, 5, 10)
+_TIMED = 200
+"""Queries whose latency is measured one by one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A query with its judgements (`relevant`: passage id to grade), or answers, or both."""
+
+    id: str
+    text: str
+    relevant: Mapping[str, int] = field(default_factory=dict[str, int])
+    answers: tuple[str, ...] = ()
+
+
+Results = Mapping[str, Sequence[Document]]
+"""What each query, by its id, found: best first."""
+
+
+def read_queries(path: str | Path) -> list[Query]:
+    """Queries from JSON Lines (`.gz` too): `id`, `question` and `supporting` (ids), `relevant`
+    (id to grade) or `answers`. Raises CorpusError naming file and line."""
+    source = Path(path)
+    if not source.is_file():
+        raise CorpusError(f"queries {source}: no such file; expected JSON Lines")
+    with _open_text(source) as file:
+        queries = [
+            _query(line, f"{source}:{number}")
+            for number, line in enumerate(file, start=1)
+            if line.strip()
+        ]
+    if not queries:
+        raise CorpusError(f"queries {source}: there are none in it")
+    return queries
+
+
+def _open_text(path: Path) -> IO[str]:
+    if path.suffix == ".gz":
+        return cast(IO[str], gzip.open(path, "rt", encoding="utf-8"))
+    return path.open(encoding="utf-8")
+
+
+def _query(line: str, where: str) -> Query:
+    try:
+        row: dict[str, Any] = json.loads(line)
+        relevant = row.get("relevant") or dict.fromkeys(row.get("supporting", ()), 1)
+        query = Query(row["id"], row["question"], relevant, tuple(row.get("answers", ())))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorpusError(
+            f'{where}: expected a JSON object with "id" and "question" ({error!r})'
+        ) from None
+    if not query.relevant and not query.answers:
+        raise CorpusError(f'{where}: expected "supporting", "relevant" or "answers"')
+    return query
+
+
+def run_queries(
+    index: PassageIndex, queries: Sequence[Query], k: int, mode: Mode | None = None
+) -> dict[str, list[Document]]:
+    """The `k` best passages for every query, found in one batch."""
+    found = index.search([query.text for query in queries], k, mode)
+    return {query.id: documents for query, documents in zip(queries, found, strict=True)}
+
+
+def measure(queries: Sequence[Query], results: Results, ks: Sequence[int] = KS) -> dict[str, float]:
+    """Means over queries: recall@k and nDCG@10 and reciprocal rank@10 over those with judgements;
+    `hit@k`, whether one of the first k passages says an answer, over those with answers."""
+    measured: dict[str, float] = {}
+    if any(query.relevant for query in queries):
+        measured |= _judged(queries, results, ks)
+    answered = [query for query in queries if query.answers]
+    for k in ks if answered else ():
+        hits = [_says(results.get(query.id, ())[:k], query.answers) for query in answered]
+        measured[f"hit@{k}"] = float(np.mean(hits))
+    return measured
+
+
+def _judged(queries: Sequence[Query], results: Results, ks: Sequence[int]) -> dict[str, float]:
+    if importlib.util.find_spec("ir_measures") is None:
+        raise MissingPackageError("ir-measures", "evaluating an index")
+    import ir_measures
+    from ir_measures import RR, Qrel, R, ScoredDoc, nDCG
+
+    names = {R @ k: f"recall@{k}" for k in ks} | {nDCG @ 10: "nDCG@10", RR @ 10: "RR@10"}
+    judgements = [
+        Qrel(query.id, passage, grade)
+        for query in queries
+        for passage, grade in query.relevant.items()
+    ]
+    # By rank: the measures would order equal scores by the ids of their passages.
+    run = [
+        ScoredDoc(query.id, document.id, -float(rank))
+        for query in queries
+        for rank, document in enumerate(results.get(query.id, ()))
+    ]
+    measured: Any = ir_measures.calc_aggregate(list(names), judgements, run)
+    return {name: float(measured[key]) for key, name in names.items()}
+
+
+def _says(documents: Sequence[Document], answers: Iterable[str]) -> bool:
+    texts = [_words(document.contents) for document in documents]
+    return any(_words(answer) in text for answer in answers for text in texts)
+
+
+def _words(text: str) -> str:
+    """Lower-case words between single spaces, so that "art" is not found in "party"."""
+    plain = unicodedata.normalize("NFKC", text).casefold()
+    letters = "".join(character if character.isalnum() else " " for character in plain)
+    return f" {' '.join(letters.split())} "
+
+
+def latency(
+    index: PassageIndex, queries: Sequence[Query], k: int, mode: Mode | None = None
+) -> dict[str, float]:
+    """Milliseconds of one query at a time (percentiles), and queries/s of all in one batch."""
+    texts = [query.text for query in queries]
+    index.search(texts[:1], k, mode)
+    alone: list[float] = []
+    for text in texts[:_TIMED]:
+        began = time.perf_counter()
+        index.search([text], k, mode)
+        alone.append(1e3 * (time.perf_counter() - began))
+    began = time.perf_counter()
+    index.search(texts, k, mode)
+    rate = len(texts) / (time.perf_counter() - began)
+    p50, p95, p99 = np.percentile(alone, [50, 95, 99]).tolist()
+    return {"p50 ms": p50, "p95 ms": p95, "p99 ms": p99, "queries/s": rate}
+
+
+def write_run(path: str | Path, results: Results, tag: str = "ovd") -> None:
+    """A TREC run file: `query Q0 passage rank score tag`, ranks from 1."""
+    lines = (
+        f"{query} Q0 {document.id} {rank} {document.score:.6f} {tag}\n"
+        for query, documents in results.items()
+        for rank, document in enumerate(documents, start=1)
+    )
+    _write(Path(path), lines)
+
+
+def write_qrels(path: str | Path, queries: Sequence[Query]) -> None:
+    """A TREC judgements file: `query 0 passage grade`."""
+    lines = (
+        f"{query.id} 0 {passage} {grade}\n"
+        for query in queries
+        for passage, grade in query.relevant.items()
+    )
+    _write(Path(path), lines)
+
+
+def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
+    """Judgements of a TREC file by query. Raises CorpusError naming the line."""
+    found: dict[str, dict[str, int]] = {}
+    for number, line in enumerate(Path(path).read_text("utf-8").splitlines(), start=1):
+        try:
+            query, _, passage, grade = line.split()
+            found.setdefault(query, {})[passage] = int(grade)
+        except ValueError:
+            raise CorpusError(
+                f"{path}:{number}: expected `query 0 passage grade`, found {line!r}"
+            ) from None
+    return found
+
+
+def _write(path: Path, lines: Iterable[str]) -> None:
+    temporary = path.with_name(f"{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.writelines(lines)
+    temporary.replace(path)

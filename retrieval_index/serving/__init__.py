@@ -1,0 +1,1 @@
+"""An index behind HTTP: batched across requests, bounded, switched without losing one."""

@@ -1,0 +1,87 @@
+"""How well an index finds known passages.
+
+python scripts/evaluate_index.py --index my_index --queries questions.jsonl
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from retrieval_index import PassageIndex, RetrievalError
+from retrieval_index.evaluate import (
+    KS,
+    latency,
+    measure,
+    read_qrels,
+    read_queries,
+    run_queries,
+    write_run,
+)
+from retrieval_index.index import MODES, Mode
+
+
+@dataclass
+class Options:
+    """Recall, nDCG, reciprocal rank, answer hits and speed of an index."""
+
+    index: Path
+    """An index folder."""
+    queries: Path
+    """JSON Lines: "id", "question", and "supporting" (ids), "relevant" (id to grade) or
+    "answers"."""
+    qrels: Path | None = None
+    """A TREC judgements file, in place of those in `queries`."""
+    modes: tuple[Mode, ...] = ()
+    """"dense", "bm25", "hybrid"; all that the index has by default."""
+    k: tuple[int, ...] = KS
+    run: Path | None = None
+    """Where to write a TREC run file for each mode: run.trec becomes run.dense.trec and so on."""
+    out: Path | None = None
+    """Where to write the figures as JSON."""
+
+
+def main() -> int:
+    options = tyro.cli(Options, description=__doc__)
+    try:
+        results = evaluate(options)
+    except (RetrievalError, ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    table = Table(title=f"{options.queries} over {options.index}", title_justify="left")
+    for column in ("mode", *next(iter(results.values()))):
+        table.add_column(column, justify="left" if column == "mode" else "right")
+    for mode, figures in results.items():
+        cells = (f"{value:.3f}" if value <= 1 else f"{value:,.1f}" for value in figures.values())
+        table.add_row(mode, *cells)
+    Console().print(table)
+    if options.out:
+        options.out.write_text(json.dumps(results, indent=2) + "\n")
+    return 0
+
+
+def evaluate(options: Options) -> dict[str, dict[str, float]]:
+    index = PassageIndex.open(options.index)
+    queries = read_queries(options.queries)
+    if options.qrels:
+        judged = read_qrels(options.qrels)
+        queries = [replace(query, relevant=judged.get(query.id, {})) for query in queries]
+    modes = options.modes or (MODES if index.manifest.bm25 else ("dense",))
+    results: dict[str, dict[str, float]] = {}
+    for mode in modes:
+        found = run_queries(index, queries, max(*options.k, 10), mode)
+        speed = latency(index, queries, max(options.k), mode)
+        results[mode] = measure(queries, found, options.k) | speed
+        if options.run:
+            write_run(options.run.with_suffix(f".{mode}{options.run.suffix}"), found, tag=mode)
+    return results
+
+
+if __name__ == "__main__":
+    sys.exit(main())
