@@ -37,6 +37,7 @@ from retrieval_index.errors import EncoderError, IndexExistsError
 from retrieval_index.index import ID_ENTRY, PassageIndex, id_hash
 from retrieval_index.manifest import (
     BM25_FOLDER,
+    CURRENT,
     DENSE_FILE,
     ENCODER_FILE,
     IDS_FILE,
@@ -126,7 +127,8 @@ def _build(
         _encode(encoder, work, progress)
         dense = _index_vectors(encoder, factory, record.rows, work)
         _index_words(bm25, work)
-        (work.folder / MANIFEST).unlink(missing_ok=True)  # of a commit that was killed
+        for path in work.folder.glob(f"{MANIFEST}*"):  # of a commit that was killed
+            path.unlink()
         manifest = _manifest(record, encoder, dense, lexical, describe_files(work.folder))
         write_manifest(manifest, work.folder)
         work.finish("committing")
@@ -161,7 +163,8 @@ def _check_target(target: Path) -> None:
         raise IndexExistsError(f"{target} is a file; expected a folder for the index")
     if not target.is_dir() or live_generation(target) is not None:
         return
-    strange = [p.name for p in target.iterdir() if not p.name.startswith(("gen-", FOLDER))]
+    ours = ("gen-", FOLDER, CURRENT)
+    strange = [p.name for p in target.iterdir() if not p.name.startswith(ours)]
     if strange:
         raise IndexExistsError(
             f"{target} holds other files ({sorted(strange)[0]!r}); choose an empty or new folder"

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval_index.approximate import Approximate, fetched
+from retrieval_index.approximate import Approximate
 from retrieval_index.bm25 import Bm25, Ranking
 from retrieval_index.corpus import PassageStore
 from retrieval_index.documents import Document
@@ -37,7 +37,7 @@ ID_ENTRY = np.dtype([("hash", "<u8"), ("row", "<i8")])
 _BLOCK = 256
 """Queries searched at a time: matrix products gain nothing from more."""
 _MARGIN = 16
-"""Candidates fetched beyond `k`."""
+"""Candidates fetched beyond `k` by exact search, and passages that candidates are for at least."""
 
 
 class PassageIndex:
@@ -147,7 +147,8 @@ class PassageIndex:
         if self._approximate is None:
             rows, scores = self._nearest(vectors, min(k, len(self)))
             return list(zip(rows, scores, strict=True))
-        proposed = self._approximate.candidates(vectors, min(fetched(k), len(self)))
+        wanted = max(k, _MARGIN) * self.manifest.dense.candidates
+        proposed = self._approximate.candidates(vectors, min(wanted, len(self)))
         pairs = zip(vectors, proposed, strict=True)
         return [self._scored(vector, candidates, k) for vector, candidates in pairs]
 

@@ -58,13 +58,15 @@ class EncoderRecord:
 @dataclass(frozen=True, slots=True)
 class DenseRecord:
     """`factory` is faiss's name of the index type. `parameters` say how far an approximate one
-    looks, and `recall` (@10, against exact search) is what they had on `queries` sampled queries.
+    looks and `candidates` how many it proposes for each passage wanted; `recall` (@10, against
+    exact search) is what they had on `queries` sampled queries.
     """
 
     factory: str
     metric: str
     rows: int
     parameters: str = ""
+    candidates: int = 1
     recall: float = 1.0
     queries: int = 0
 

@@ -18,7 +18,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from retrieval_index.errors import IndexExistsError
-from retrieval_index.manifest import newest_generation, point_to, write_atomically
+from retrieval_index.manifest import CURRENT, newest_generation, point_to, write_atomically
 
 FOLDER = "building"
 STATE = "building.json"
@@ -81,6 +81,11 @@ class Workplace:
         """Remove the unfinished build."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self._state.unlink(missing_ok=True)
+        for half_written in (
+            *self.target.glob(f"{STATE}.*.tmp"),
+            *self.target.glob(f"{CURRENT}.*.tmp"),
+        ):
+            half_written.unlink()
         self._done = {}
 
     def _resume(self) -> None:

@@ -85,7 +85,8 @@ def describe(dense: DenseRecord) -> str:
     if dense.factory == FACTORY:
         return f"{FACTORY}, exact"
     measured = f"recall@10 {dense.recall:.3f} against exact, {dense.queries} sampled queries"
-    return f"{dense.factory}, {dense.parameters or 'nothing to tune'}: {measured}"
+    found_by = " ".join(filter(None, [dense.parameters, f"{dense.candidates} candidates each"]))
+    return f"{dense.factory}, {found_by}: {measured}"
 
 
 if __name__ == "__main__":
