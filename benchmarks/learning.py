@@ -2,7 +2,7 @@
 
 Runs `scripts/demo_train.py` for each seed, in runs/learning, and writes held-out EM before and
 after, acceptance and the ledger to benchmarks/results. A run that was stopped goes on where it was,
-and one that is finished is read.
+one that is finished is read, and seeds that were recorded before stay in the table.
 """
 
 from __future__ import annotations
@@ -40,8 +40,11 @@ class Learning:
 
 
 def main(config: Learning) -> None:
-    results: dict[str, dict[str, Any]] = {}
     name = f"{config.task}-{config.updates}" if config.updates else config.task
+    recorded = RESULTS / f"learning_{name}.json"
+    results: dict[str, dict[str, Any]] = (
+        loads(recorded.read_text())["results"] if recorded.exists() else {}
+    )
     for seed in config.seeds:
         out = config.runs / f"{name}-{seed}"
         if not (out / "summary.json").exists():
@@ -52,9 +55,10 @@ def main(config: Learning) -> None:
         summary = loads((out / "summary.json").read_text())
         hops = {hop: row["em"] for hop, row in summary["after"]["per_hop"].items()}
         results[str(seed)] = {key: summary[key] for key in KEPT} | {"em_after_per_hop": hops}
+    results = dict(sorted(results.items()))
     show(config.task, results)
     record = {"results": results, **surroundings(["torch", "transformers"])}
-    write_record(RESULTS / f"learning_{name}.json", record)
+    write_record(recorded, record)
 
 
 def show(task: str, results: dict[str, dict[str, Any]]) -> None:

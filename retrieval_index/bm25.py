@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval_index.encoders import without_surrogates
-from retrieval_index.errors import REBUILD, IndexFileError, MissingPackageError
+from retrieval_index.errors import REBUILD, CorpusError, IndexFileError, MissingPackageError
 
 K1, B = 0.9, 0.4
 """Pyserini's defaults for passages."""
 STEMMER = "english"
 METHOD = "lucene"
+_WORD = r"(?u)\b\w+\b"
+"""One letter or digit is a word too; bm25s would pass over it."""
 
 Ranking = tuple[NDArray[np.int64], NDArray[np.float32]]
 """Rows and scores of one query, best first."""
@@ -34,12 +36,9 @@ class Bm25:
     def build(cls, texts: Iterable[str], folder: Path) -> None:
         """Index `texts` and save to `folder`. Needs memory for all their tokens at once."""
         bm25s = _bm25s()
-        tokens = bm25s.tokenize(
-            [without_surrogates(text) for text in texts],
-            stopwords=[],
-            stemmer=_stemmer(),
-            show_progress=False,
-        )
+        tokens = _tokenized(texts, _stemmer(), return_ids=True)
+        if not tokens.vocab:
+            raise CorpusError("no passage has a word in it: build without BM25 (--no-bm25)")
         engine = bm25s.BM25(k1=K1, b=B, method=METHOD)
         engine.index(tokens, show_progress=False)
         folder.mkdir()
@@ -56,13 +55,7 @@ class Bm25:
 
     def nearest(self, queries: Sequence[str], k: int) -> list[Ranking]:
         """Up to `k` passages that share a word with the query; ties go to the earlier row."""
-        words = _bm25s().tokenize(
-            [without_surrogates(query) for query in queries],
-            stopwords=[],
-            stemmer=self._stemmer,
-            return_ids=False,
-            show_progress=False,
-        )
+        words = _tokenized(queries, self._stemmer, return_ids=False)
         known = self._engine.vocab_dict
         return [self._best([word for word in each if word in known], k) for each in words]
 
@@ -82,6 +75,17 @@ def top_rows(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
     least = np.partition(scores, len(scores) - k)[len(scores) - k]
     rows = np.flatnonzero(scores >= least)
     return rows[np.lexsort((rows, -scores[rows]))[:k]]
+
+
+def _tokenized(texts: Iterable[str], stemmer: Any, *, return_ids: bool) -> Any:
+    return _bm25s().tokenize(
+        [without_surrogates(text) for text in texts],
+        token_pattern=_WORD,
+        stopwords=[],
+        stemmer=stemmer,
+        return_ids=return_ids,
+        show_progress=False,
+    )
 
 
 def check_installed() -> None:

@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import numpy as np
 from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
 
 from retrieval_index import flat
 from retrieval_index.approximate import (
@@ -24,16 +25,23 @@ from retrieval_index.approximate import (
 )
 from retrieval_index.bm25 import K1, METHOD, STEMMER, B, Bm25, check_installed
 from retrieval_index.corpus import (
-    TEXT_FILE,
-    PassageStore,
+    Source,
     check_corpus,
     check_passages,
+    corpus_fingerprint,
+    corpus_name,
     read_corpus,
-    write_passages,
+    split_passages,
 )
 from retrieval_index.documents import Document
-from retrieval_index.encoders import Encoder, HashingEncoder, Vectors, make_encoder
-from retrieval_index.errors import EncoderError, IndexExistsError
+from retrieval_index.encoders import (
+    Encoder,
+    HashingEncoder,
+    SentenceTransformerEncoder,
+    Vectors,
+    make_encoder,
+)
+from retrieval_index.errors import CorpusError, EncoderError, IndexExistsError
 from retrieval_index.index import ID_ENTRY, PassageIndex, id_hash
 from retrieval_index.manifest import (
     BM25_FOLDER,
@@ -56,7 +64,8 @@ from retrieval_index.manifest import (
     read_manifest,
     write_manifest,
 )
-from retrieval_index.progress import progress_bar
+from retrieval_index.passages import TEXT_FILE, PassageStore, write_passages
+from retrieval_index.progress import note, progress_bar
 from retrieval_index.workplace import FOLDER, Plan, Workplace, locked
 
 _BATCH = 128
@@ -69,67 +78,75 @@ _SPARE_BYTES = 64 << 20
 
 
 def build_index(
-    corpus: str | Path | Iterable[Document],
+    corpus: Source | Iterable[Document],
     out: str | Path,
     encoder: str | Encoder = "hashing",
     *,
     index: str = "auto",
     bm25: bool = True,
+    chunk: int | None = None,
     restart: bool = False,
     progress: bool | None = None,
 ) -> PassageIndex:
-    """Index a corpus file, or passages, into the folder `out`, and open the result.
+    """Index a corpus (see `read_corpus`), or passages, into the folder `out`, and open the result.
 
     `encoder` is a name for `make_encoder` or an encoder; a hashing encoder is fitted to the
     corpus. `index` is "auto" (by the number of passages: see `choose_factory`), "Flat", which is
     exact, or a factory string of faiss, which is tuned to a recall of 0.95. `bm25` adds lexical
-    search, and so hybrid search. `progress=None` shows a bar when stderr is a terminal.
+    search, and so hybrid search. `chunk` splits passages of more than so many words.
+    `progress=None` shows a bar when stderr is a terminal.
 
-    A build from a file that was stopped, or killed, goes on when it is called again with the same
-    file, encoder and options; `restart` begins anew. An `out` that already holds this very index
+    A build from a corpus that was stopped, or killed, goes on when it is called again with the same
+    corpus, encoder and options; `restart` begins anew. An `out` that already holds this very index
     is opened as it is; one that holds anything else raises IndexExistsError. Raises CorpusError,
     EncoderError, MissingPackageError, and OSError where the disk is too small.
     """
     target = Path(out)
     _check_target(target)
-    from_file = isinstance(corpus, str | Path)
-    if from_file:
+    stored = isinstance(corpus, str | Path)
+    if stored:
         check_corpus(corpus)  # before a model is loaded
     if bm25:
         check_installed()
+    if chunk is not None and chunk < 1:
+        raise CorpusError(f"chunk={chunk}: expected at least 1 word")
     chosen = make_encoder(encoder) if isinstance(encoder, str) else encoder
     with locked(target):
-        plan = _plan(corpus, chosen, index, bm25)
+        plan = _plan(corpus, chosen, index, bm25, chunk)
         work = Workplace(target, plan, restart=restart)
         try:
-            return _build(corpus, work, chosen, index, bm25, progress)
+            return _build(corpus, work, chosen, plan, progress)
         finally:
             # What was read from a program cannot be checked to be the same the next time, and a
             # corpus with a mistake in it will be another one.
-            if not from_file or work.done("corpus") is None:
+            if not stored or work.done("corpus") is None:
                 work.discard()
 
 
 def _build(
-    corpus: str | Path | Iterable[Document],
+    corpus: Source | Iterable[Document],
     work: Workplace,
     encoder: Encoder,
-    index: str,
-    bm25: bool,
+    plan: Plan,
     progress: bool | None,
 ) -> PassageIndex:
-    record = _store_corpus(corpus, work, progress)
-    factory = choose_factory(record.rows)[0] if index == "auto" else index
+    record = _store_corpus(corpus, work, plan["chunk"], progress)
+    factory, reason = choose_factory(record.rows)
+    if plan["index"] != "auto":
+        factory, reason = plan["index"], "as asked for"
     encoder = _fitted(encoder, work)
-    lexical = Bm25Record(K1, B, METHOD, STEMMER) if bm25 else None
+    lexical = Bm25Record(K1, B, METHOD, STEMMER) if plan["bm25"] else None
     existing = live_generation(work.target)
     if existing is None:
-        _encode(encoder, work, progress)
+        megabytes = 4e-6 * record.rows * encoder.dimension
+        note(f"index: {factory} ({reason}); vectors: {megabytes:,.1f} MB", progress)
+        truncated = _encode(encoder, work, progress)
         dense = _index_vectors(encoder, factory, record.rows, work)
-        _index_words(bm25, work)
+        _index_words(plan["bm25"], work)
         for path in work.folder.glob(f"{MANIFEST}*"):  # of a commit that was killed
             path.unlink()
-        manifest = _manifest(record, encoder, dense, lexical, describe_files(work.folder))
+        files = describe_files(work.folder)
+        manifest = _manifest(record, encoder, dense, lexical, files, truncated)
         write_manifest(manifest, work.folder)
         work.finish("committing")
         commit(work.folder, work.target)
@@ -143,17 +160,22 @@ def _build(
 
 
 def _plan(
-    corpus: str | Path | Iterable[Document], encoder: Encoder, index: str, bm25: bool
+    corpus: Source | Iterable[Document],
+    encoder: Encoder,
+    index: str,
+    bm25: bool,
+    chunk: int | None,
 ) -> Plan:
-    from_file = isinstance(corpus, str | Path)
+    stored = isinstance(corpus, str | Path)
     return {
-        "corpus": Path(corpus).name if from_file else "a list of passages",
+        "corpus": corpus_name(corpus) if stored else "a list of passages",
         # Of a list that is gone nobody knows whether the next one is the same.
-        "corpus_sha256": file_sha256(Path(corpus)) if from_file else uuid4().hex,
+        "corpus_sha256": corpus_fingerprint(corpus) if stored else uuid4().hex,
         "encoder": encoder.name,
         "encoder_fingerprint": encoder.fingerprint,
         "index": index,
         "bm25": bm25,
+        "chunk": chunk,
     }
 
 
@@ -180,18 +202,18 @@ def _check_same(wanted: Manifest, existing: Manifest, target: Path) -> None:
 
 
 def _store_corpus(
-    corpus: str | Path | Iterable[Document], work: Workplace, progress: bool | None
+    corpus: Source | Iterable[Document], work: Workplace, chunk: int | None, progress: bool | None
 ) -> CorpusRecord:
-    if (stored := work.done("corpus")) is not None:
-        return CorpusRecord(**stored)
+    if (done := work.done("corpus")) is not None:
+        return CorpusRecord(**done)
     shutil.rmtree((work.folder / TEXT_FILE).parent, ignore_errors=True)
-    from_file = isinstance(corpus, str | Path)
-    passages = read_corpus(corpus) if from_file else check_passages(corpus)
+    stored = isinstance(corpus, str | Path)
+    passages = read_corpus(corpus) if stored else check_passages(corpus)
     hashes = array("Q")
     with progress_bar("reading", None, progress) as advance:
 
         def counted() -> Iterable[Document]:
-            for passage in passages:
+            for passage in split_passages(passages, chunk):
                 hashes.append(id_hash(passage.id))
                 advance(1)
                 yield passage
@@ -200,11 +222,27 @@ def _store_corpus(
     entries = np.empty(rows, dtype=ID_ENTRY)
     entries["hash"], entries["row"] = hashes, np.arange(rows)
     entries.sort(order=["hash", "row"])
+    source = corpus_name(corpus) if stored else "a list of passages"
+    _check_distinct(entries, PassageStore(work.folder), source)
     np.save(work.folder / IDS_FILE, entries)
-    source = Path(corpus).name if from_file else "a list of passages"
-    record = CorpusRecord(source, rows, file_sha256(work.folder / TEXT_FILE))
+    record = CorpusRecord(source, rows, file_sha256(work.folder / TEXT_FILE), chunk)
     work.finish("corpus", asdict(record))
     return record
+
+
+def _check_distinct(entries: NDArray[np.void], passages: PassageStore, source: str) -> None:
+    """By the sorted hashes, since a set of all ids would take gigabytes for a large corpus."""
+    hashes = entries["hash"]
+    for place in np.flatnonzero(hashes[1:] == hashes[:-1]):
+        seen: dict[str, int] = {}
+        for row in entries["row"][hashes == hashes[place]].tolist():
+            passage_id = passages[row].id
+            if passage_id in seen:
+                raise CorpusError(
+                    f"corpus {source}: passages {seen[passage_id] + 1:,} and {row + 1:,} have the"
+                    f" same id {passage_id!r}; every passage needs its own"
+                )
+            seen[passage_id] = row
 
 
 def _fitted(encoder: Encoder, work: Workplace) -> Encoder:
@@ -219,21 +257,28 @@ def _fitted(encoder: Encoder, work: Workplace) -> Encoder:
     return HashingEncoder(encoder.dimension, np.load(path))
 
 
-def _encode(encoder: Encoder, work: Workplace, progress: bool | None) -> None:
+def _encode(encoder: Encoder, work: Workplace, progress: bool | None) -> int:
+    """Fill the file of vectors; returns how many passages were longer than the encoder reads."""
     passages = PassageStore(work.folder)
-    done: int = work.done("encoded") or 0
+    done, truncated = work.done("encoded") or (0, 0)
     vectors = _vectors(work.folder / VECTORS_FILE, (len(passages), encoder.dimension), done)
     with progress_bar("encoding", len(passages), progress, done) as advance:
         for start in range(done, len(passages), _BATCH):
             batch = [passages[row] for row in range(start, min(start + _BATCH, len(passages)))]
-            encoded = encoder.encode_passages([passage.contents for passage in batch])
+            texts = [passage.contents for passage in batch]
+            encoded = encoder.encode_passages(texts)
             _check_vectors(encoded, batch, encoder)
             end = start + len(batch)
             vectors[start:end] = encoded
+            if isinstance(encoder, SentenceTransformerEncoder):
+                truncated += encoder.count_truncated(texts)
             if end % _SHARD == 0 or end == len(passages):
                 vectors.flush()
-                work.finish("encoded", end)
+                work.finish("encoded", (end, truncated))
             advance(len(batch))
+    if truncated:
+        note(f"{truncated:,} passages are longer than {encoder.name} reads: --chunk", progress)
+    return truncated
 
 
 def _vectors(path: Path, shape: tuple[int, int], done: int) -> Any:
@@ -302,6 +347,7 @@ def _manifest(
     dense: DenseRecord,
     bm25: Bm25Record | None,
     files: tuple[FileRecord, ...] = (),
+    truncated: int = 0,
 ) -> Manifest:
     return Manifest(
         corpus,
@@ -311,4 +357,5 @@ def _manifest(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions={"numpy": np.__version__},
         bm25=bm25,
+        truncated=truncated,
     )

@@ -1,96 +1,227 @@
-"""Passages as JSON Lines: reading a user's corpus, and the copy inside an index."""
+"""Reading a corpus: JSON Lines, Parquet, Arrow, a folder of such files, or a dataset on the Hub.
+
+A passage is a record of `id`, `title` (may be absent) and `text`. `_id` (BEIR) is taken for `id`,
+and `contents`, a quoted title on a line of its own and the text (Search-R1, pyserini), for both
+others.
+"""
 
 from __future__ import annotations
 
 import gzip
+import hashlib
+import importlib
+import importlib.util
 import json
-import mmap
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
-import numpy as np
-from numpy.typing import NDArray
-
 from retrieval_index.documents import Document
-from retrieval_index.errors import REBUILD, CorpusError, IndexFileError
-from retrieval_index.manifest import load_array
+from retrieval_index.errors import CorpusError, MissingPackageError
+from retrieval_index.manifest import file_sha256
 
-TEXT_FILE = "corpus/part-00000.jsonl"
-OFFSETS_FILE = "corpus/part-00000.offsets.npy"
+HUB = "hub:"
+FORMATS = (".jsonl", ".jsonl.gz", ".parquet", ".arrow")
+EXPECTED = f"expected a file or a folder of {', '.join(FORMATS)}, or hub:NAME[/CONFIG][:SPLIT]"
+_BATCH = 1024
+
+Source = str | Path
+"""A file, a folder, or "hub:org/name[/config][:split]"."""
+Records = Iterator[tuple[str, Any]]
+"""Where a record stands, for messages, and the record."""
 
 
-def read_corpus(path: str | Path) -> Iterator[Document]:
-    """Stream the passages of a `.jsonl` or `.jsonl.gz` file, one `{"id", "title", "text"}` a line.
+def read_corpus(source: Source) -> Iterator[Document]:
+    """Stream the passages of a corpus; memory does not grow with it.
 
-    `title` may be absent and an id may be an integer; blank lines are passed over. Raises
-    CorpusError naming file and line for a missing file, broken UTF-8 or JSON, a missing field and
-    a duplicate id, and for an empty corpus.
+    Blank lines are passed over and an id may be an integer. Raises CorpusError, naming file and
+    line or row, for a missing file, broken UTF-8 or JSON, a missing field, and an empty corpus.
     """
-    source = check_corpus(path)
-    lines_of_ids: dict[str, int] = {}
-    try:
-        with _open_binary(source) as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                document = _parse(line, f"{source}:{number}")
-                first = lines_of_ids.setdefault(document.id, number)
-                if first != number:
-                    raise CorpusError(
-                        f"{source}:{number}: duplicate id {document.id!r}, first seen on line"
-                        f" {first}; every passage needs its own"
-                    )
-                yield document
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise CorpusError(
-            f"corpus {source}: not a whole gzip file ({error}); fetch it again"
-        ) from None
-    if not lines_of_ids:
-        raise CorpusError(f"corpus {source}: no passages in it; expected one JSON object a line")
+    none = True
+    for where, record in _records(source):
+        none = False
+        yield _document(record, where)
+    if none:
+        raise CorpusError(f"corpus {source}: no passages in it")
 
 
-def check_corpus(path: str | Path) -> Path:
-    """Raises CorpusError unless there is such a file; what is in it is not looked at."""
-    source = Path(path)
-    if not source.is_file():
-        raise CorpusError(
-            f"corpus {source}: no such file; expected JSON Lines (.jsonl or .jsonl.gz)"
-        )
-    return source
+def check_corpus(source: Source) -> None:
+    """Raises CorpusError unless there is such a corpus; what is in it is not looked at."""
+    if not _on_hub(source):
+        _files(Path(source))
+    elif importlib.util.find_spec("datasets") is None:
+        raise MissingPackageError("datasets", f"corpus {source}")
+
+
+def corpus_name(source: Source) -> str:
+    """What an index says it was made of: no folder of the machine that built it."""
+    return str(source) if _on_hub(source) else Path(source).name
+
+
+def corpus_fingerprint(source: Source) -> str:
+    """Changes whenever the corpus does."""
+    if _on_hub(source):
+        return str(getattr(_dataset(source), "_fingerprint"))  # noqa: B009 (private to pyright)
+    hashes = [file_sha256(file) for file in _files(Path(source))]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def check_passages(passages: Iterable[Document]) -> Iterator[Document]:
     """Pass on passages that come from a program, with the checks of `read_corpus`."""
-    seen: set[str] = set()
+    none = True
     for number, passage in enumerate(passages):
+        none = False
         if not passage.id or not passage.contents.strip():
             raise CorpusError(f"passage {number}: has no id or no text")
-        if passage.id in seen:
-            raise CorpusError(f"passage {number}: duplicate id {passage.id!r}")
-        seen.add(passage.id)
         yield passage
-    if not seen:
+    if none:
         raise CorpusError("the corpus is empty: expected at least one passage")
 
 
-def _open_binary(path: Path) -> IO[bytes]:
-    return cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
+def split_passages(passages: Iterable[Document], words: int | None) -> Iterator[Document]:
+    """Passages of more than `words` words as several, each as many whole sentences as fit; the
+    n-th piece of passage "x" has the id "x#n". None leaves them whole."""
+    for passage in passages:
+        pieces = _pieces(passage.text, words) if words else [passage.text]
+        if len(pieces) == 1:
+            yield passage
+        else:
+            for number, piece in enumerate(pieces):
+                yield Document(f"{passage.id}#{number}", passage.title, piece)
 
 
-def _parse(line: bytes, where: str) -> Document:
+def _pieces(text: str, words: int) -> list[str]:
+    pieces: list[list[str]] = [[]]
+    for sentence in re.split(r"(?<=[.!?])\s+", text):
+        left = sentence.split()
+        if len(pieces[-1]) + len(left) > words and pieces[-1]:
+            pieces.append([])
+        while len(left) > words:  # a sentence that is too long is cut between words
+            pieces[-1], left = left[:words], left[words:]
+            pieces.append([])
+        pieces[-1] += left
+    whole = len(pieces) == 1
+    return [text] if whole else [" ".join(piece) for piece in pieces if piece]
+
+
+def _on_hub(source: Source) -> bool:
+    return str(source).startswith(HUB)
+
+
+def _files(source: Path) -> list[Path]:
+    files = [source] if source.is_file() else []
+    if source.is_dir():
+        files = sorted(file for file in source.iterdir() if file.name.endswith(FORMATS))
+    if not files or not files[0].name.endswith(FORMATS):
+        kind = "no such file" if not source.exists() else "not a corpus"
+        raise CorpusError(f"corpus {source}: {kind}; {EXPECTED}")
+    return files
+
+
+def _records(source: Source) -> Records:
+    if _on_hub(source):
+        for row, record in enumerate(_dataset(source)):
+            yield f"{source} row {row}", record
+        return
+    for file in _files(Path(source)):
+        if file.suffix == ".parquet":
+            yield from _rows(file, _parquet(file))
+        elif file.suffix == ".arrow":
+            yield from _rows(file, _arrow(file))
+        else:
+            yield from _lines(file)
+
+
+def _lines(file: Path) -> Records:
     try:
-        record = json.loads(line)
+        with _opened(file) as stream:
+            for number, line in enumerate(stream, start=1):
+                if line.strip():
+                    where = f"{file}:{number}"
+                    yield where, _json(line, where)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise CorpusError(
+            f"corpus {file}: not a whole gzip file ({error}); fetch it again"
+        ) from None
+
+
+def _opened(file: Path) -> IO[bytes]:
+    return cast(IO[bytes], gzip.open(file)) if file.suffix == ".gz" else file.open("rb")
+
+
+def _json(line: bytes, where: str) -> Any:
+    try:
+        return json.loads(line)
     except UnicodeDecodeError as error:
         raise CorpusError(
             f"{where}: not UTF-8 ({error.reason}); save the corpus as UTF-8"
         ) from None
     except (ValueError, RecursionError) as error:
         raise CorpusError(f"{where}: broken JSON: {error}") from None
+
+
+def _rows(file: Path, batches: Iterator[Any]) -> Records:
+    row = 0
+    try:
+        for batch in batches:
+            for record in batch.to_pylist():
+                yield f"{file} row {row}", record
+                row += 1
+    except (OSError, _pyarrow("lib").ArrowInvalid) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CorpusError(
+            f"corpus {file}: damaged after row {row} ({reason}); fetch it again"
+        ) from None
+
+
+def _parquet(file: Path) -> Iterator[Any]:
+    yield from _pyarrow("parquet").ParquetFile(file).iter_batches(batch_size=_BATCH)
+
+
+def _arrow(file: Path) -> Iterator[Any]:
+    """Of the IPC file format, or of the stream format, which `datasets` writes."""
+    pyarrow, ipc = _pyarrow("lib"), _pyarrow("ipc")
+    with pyarrow.memory_map(str(file)) as mapped:
+        try:
+            reader = ipc.open_file(mapped)
+            yield from (reader.get_batch(number) for number in range(reader.num_record_batches))
+        except pyarrow.ArrowInvalid:
+            mapped.seek(0)
+            yield from ipc.open_stream(mapped)
+
+
+def _pyarrow(module: str) -> Any:
+    if importlib.util.find_spec("pyarrow") is None:
+        raise MissingPackageError("pyarrow", "a corpus in Parquet or Arrow")
+    return importlib.import_module(f"pyarrow.{module}")
+
+
+def _dataset(source: Source) -> Any:
+    name, _, split = str(source).removeprefix(HUB).partition(":")
+    owner, _, rest = name.partition("/")
+    repository, _, config = rest.partition("/")
+    datasets = importlib.import_module("datasets")
+    try:
+        return datasets.load_dataset(
+            f"{owner}/{repository}" if repository else owner, config or None, split=split or "train"
+        )
+    except Exception as error:
+        # Whatever its many loaders raise, the user's question is the same.
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CorpusError(f"corpus {source} does not load ({reason}); {EXPECTED}") from error
+
+
+def _document(record: Any, where: str) -> Document:
     if not isinstance(record, dict):
-        raise CorpusError(f'{where}: expected a JSON object with "id", "title" and "text"')
+        raise CorpusError(f'{where}: expected an object with "id", "title" and "text"')
     fields = cast(dict[str, Any], record)
+    if "id" not in fields and "_id" in fields:
+        fields = {**fields, "id": fields["_id"]}
+    if "text" not in fields and isinstance(fields.get("contents"), str):
+        title, newline, text = fields["contents"].partition("\n")
+        fields |= {"title": title.strip().strip('"'), "text": text} if newline else {"text": title}
     title = fields.get("title") or ""
     return Document(
         _text_field(fields, "id", where),
@@ -106,38 +237,3 @@ def _text_field(fields: dict[str, Any], name: str, where: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise CorpusError(f'{where}: "{name}" is missing or not a non-empty string')
     return value
-
-
-def write_passages(documents: Iterable[Document], folder: Path) -> int:
-    """Store passages in `folder` for row access; returns their number."""
-    (folder / TEXT_FILE).parent.mkdir(parents=True)
-    offsets = [0]
-    with (folder / TEXT_FILE).open("wb") as file:
-        for document in documents:
-            record = {"id": document.id, "title": document.title, "text": document.text}
-            # ASCII, so that even a lone surrogate in a passage survives the trip.
-            offsets.append(offsets[-1] + file.write(json.dumps(record).encode("ascii") + b"\n"))
-    np.save(folder / OFFSETS_FILE, np.array(offsets, dtype=np.int64))
-    return len(offsets) - 1
-
-
-class PassageStore:
-    """The passages of an index by row, memory-mapped: opening reads nothing, and processes that
-    open the same index share the pages."""
-
-    def __init__(self, folder: Path) -> None:
-        self._offsets: NDArray[np.int64] = load_array(folder / OFFSETS_FILE)
-        with (folder / TEXT_FILE).open("rb") as file:
-            self._text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        if int(self._offsets[-1]) != len(self._text):
-            raise IndexFileError(f"{folder / OFFSETS_FILE} does not fit {TEXT_FILE}; {REBUILD}")
-
-    def __len__(self) -> int:
-        return len(self._offsets) - 1
-
-    def __getitem__(self, row: int) -> Document:
-        start, end = self._offsets[row : row + 2].tolist()
-        return Document(**json.loads(self._text[start:end]))
-
-    def __iter__(self) -> Iterator[Document]:
-        return (self[row] for row in range(len(self)))

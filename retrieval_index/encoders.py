@@ -181,6 +181,17 @@ class SentenceTransformerEncoder:
     def encode_queries(self, texts: Sequence[str]) -> Vectors:
         return self._encode("encode_query", texts)
 
+    def count_truncated(self, texts: Sequence[str]) -> int:
+        """How many of these are longer than the model reads."""
+        limit = self._model.max_seq_length
+        if limit is None:
+            return 0
+        backend = self._model.tokenizer.backend_tokenizer
+        backend.no_truncation()  # set anew by every call that encodes
+        backend.no_padding()
+        encoded = backend.encode_batch([without_surrogates(text) for text in texts])
+        return sum(len(each.ids) > limit for each in encoded)
+
     def _encode(
         self, method: Literal["encode_document", "encode_query"], texts: Sequence[str]
     ) -> Vectors:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from retrieval_index.approximate import Approximate
 from retrieval_index.bm25 import Bm25, Ranking
-from retrieval_index.corpus import PassageStore
 from retrieval_index.documents import Document
 from retrieval_index.encoders import Encoder, HashingEncoder, Vectors, make_encoder
 from retrieval_index.errors import REBUILD, EncoderError, IndexFileError
@@ -30,6 +29,7 @@ from retrieval_index.manifest import (
     load_array,
     read_manifest,
 )
+from retrieval_index.passages import PassageStore
 
 Mode = Literal["dense", "bm25", "hybrid"]
 MODES: tuple[Mode, ...] = ("dense", "bm25", "hybrid")

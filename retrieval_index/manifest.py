@@ -46,6 +46,8 @@ class CorpusRecord:
     source: str
     rows: int
     sha256: str
+    chunk: int | None = None
+    """Words that a passage was split at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,8 @@ class Manifest:
     versions: dict[str, str]
     bm25: Bm25Record | None = None
     """None where the index has dense vectors only."""
+    truncated: int = 0
+    """Passages that were longer than the encoder reads."""
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -164,6 +168,7 @@ def read_manifest(generation: Path) -> Manifest:
             data["created"],
             data["versions"],
             Bm25Record(**data["bm25"]) if data.get("bm25") else None,
+            data.get("truncated", 0),
             version,
         )
         intact = manifest.fingerprint == data["index_fingerprint"]

@@ -8,6 +8,12 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 
+def note(text: str, shown: bool | None) -> None:
+    """A line beside the bars, where they are shown."""
+    if sys.stderr.isatty() if shown is None else shown:
+        print(text, file=sys.stderr)
+
+
 @contextmanager
 def progress_bar(
     what: str, total: int | None, shown: bool | None, done: int = 0

@@ -23,8 +23,9 @@ from retrieval_index.manifest import CURRENT, DenseRecord
 class Options:
     """Index a corpus of passages for search."""
 
-    corpus: Path
-    """JSON Lines (.jsonl or .jsonl.gz), one {"id", "title", "text"} a line."""
+    corpus: str
+    """A file of passages ("id", "title", "text") in .jsonl, .jsonl.gz, .parquet or .arrow, a folder
+    of such files, or a dataset on the Hub: hub:NAME[/CONFIG][:SPLIT]."""
     out: Path
     """The index folder to make."""
     encoder: str = "hashing"
@@ -34,6 +35,8 @@ class Options:
     "IVF1024,SQ8" or "HNSW32", which is tuned to a recall of 0.95."""
     bm25: bool = True
     """Also index words, for BM25 and hybrid search."""
+    chunk: int | None = None
+    """Split passages of more than so many words, between sentences."""
     restart: bool = False
     """Discard an unfinished build instead of going on with it."""
 
@@ -49,6 +52,7 @@ def main() -> int:
             options.encoder,
             index=options.index,
             bm25=options.bm25,
+            chunk=options.chunk,
             restart=options.restart,
         )
     except (RetrievalError, OSError) as error:
@@ -69,6 +73,7 @@ def summary(index: PassageIndex, out: Path, took: str) -> Table:
     table = Table(title=f"Index {out}", show_header=False, title_justify="left")
     for name, value in (
         ("corpus", f"{manifest.corpus.source}, {manifest.corpus.rows:,} passages"),
+        ("truncated", f"{manifest.truncated:,} passages are longer than the encoder reads"),
         ("encoder", f"{manifest.encoder.name}, {manifest.encoder.dimension} dimensions"),
         ("index", describe(manifest.dense)),
         ("words", f"BM25, {manifest.bm25.stemmer} stems" if manifest.bm25 else "not indexed"),

@@ -1,16 +1,23 @@
 import gzip
+import importlib
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from retrieval_index import build_index, builder
 from retrieval_index.corpus import (
-    PassageStore,
+    check_corpus,
     check_passages,
+    corpus_fingerprint,
+    corpus_name,
     read_corpus,
-    write_passages,
+    split_passages,
 )
 from retrieval_index.documents import Document
 from retrieval_index.errors import CorpusError
+from retrieval_index.passages import PassageStore, write_passages
 
 GOOD = '{"id": "a", "title": "T", "text": "one"}'
 
@@ -32,13 +39,12 @@ def test_reads_plain_and_gzip_alike(tmp_path):
         (b"\n \n", "no passages in it"),
         (GOOD.encode() + b"\n{broken\n", r"c\.jsonl:2: broken JSON"),
         (b"[" * 100_000, r"c\.jsonl:1: broken JSON"),
-        (GOOD.encode() + b"\n[1]\n", r"c\.jsonl:2: expected a JSON object"),
+        (GOOD.encode() + b"\n[1]\n", r"c\.jsonl:2: expected an object"),
         (b'{"title": "T", "text": "x"}', r'c\.jsonl:1: "id" is missing'),
         (b'{"id": "", "text": "x"}', r'c\.jsonl:1: "id" is missing'),
         (b'{"id": true, "text": "x"}', r'c\.jsonl:1: "id" is missing or not a non-empty string'),
         (b'{"id": "a", "title": 3, "text": "x"}', r'c\.jsonl:1: "title" is missing or not'),
         (b'{"id": "a", "text": "  "}', r'c\.jsonl:1: "text" is missing'),
-        (f"{GOOD}\n\n{GOOD}".encode(), r"c\.jsonl:3: duplicate id 'a', first seen on line 1"),
         (b'{"id": "a", "text": "\xff"}', r"c\.jsonl:1: not UTF-8"),
     ],
 )
@@ -67,8 +73,6 @@ def test_reading_streams(tmp_path):
 
 
 def test_passages_from_a_program_are_checked_too():
-    with pytest.raises(CorpusError, match="passage 1: duplicate id 'a'"):
-        list(check_passages([Document("a", "", "x"), Document("a", "", "y")]))
     with pytest.raises(CorpusError, match="passage 0: has no id or no text"):
         list(check_passages([Document("a", "", " ")]))
     with pytest.raises(CorpusError, match="corpus is empty"):
@@ -91,3 +95,143 @@ def test_the_store_gives_back_exactly_what_was_written(tmp_path):
 def test_an_encoder_reads_title_and_text():
     assert Document("a", "Title", "text").contents == "Title\ntext"
     assert Document("a", "", "text").contents == "text"
+
+
+ROWS = [
+    {"id": "a", "title": "T", "text": "one"},
+    {"id": "7", "title": "", "text": "zwei ü"},
+    {"id": "c", "title": "U", "text": "three"},
+]
+DOCUMENTS = [Document(**row) for row in ROWS]
+
+
+def write_parquet(path, rows=ROWS):
+    pyarrow = pytest.importorskip("pyarrow")
+    importlib.import_module("pyarrow.parquet").write_table(pyarrow.Table.from_pylist(rows), path)
+
+
+def write_arrow(path, opened):
+    pyarrow = pytest.importorskip("pyarrow")
+    table = pyarrow.Table.from_pylist(ROWS)
+    ipc = importlib.import_module("pyarrow.ipc")
+    with getattr(ipc, opened)(str(path), table.schema) as writer:
+        for start in range(3):
+            writer.write_table(table.slice(start, 1))
+
+
+def test_parquet_and_both_kinds_of_arrow_are_read(tmp_path):
+    write_parquet(tmp_path / "c.parquet")
+    write_arrow(tmp_path / "file.arrow", "new_file")
+    write_arrow(tmp_path / "stream.arrow", "new_stream")
+    for name in ("c.parquet", "file.arrow", "stream.arrow"):
+        assert list(read_corpus(tmp_path / name)) == DOCUMENTS, name
+
+
+def test_a_saved_dataset_is_read_from_its_folder(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path / "saved")
+    assert list(read_corpus(tmp_path / "saved")) == DOCUMENTS
+
+
+def test_a_folder_of_files_is_read_in_order_of_their_names(tmp_path):
+    write_parquet(tmp_path / "b.parquet", ROWS[1:])
+    (tmp_path / "a.jsonl").write_text(json.dumps(ROWS[0]))
+    (tmp_path / "README.md").write_text("not a corpus")
+    assert list(read_corpus(tmp_path)) == DOCUMENTS
+    before = corpus_fingerprint(tmp_path)
+    (tmp_path / "a.jsonl").write_text(json.dumps({**ROWS[0], "text": "other"}))
+    assert corpus_fingerprint(tmp_path) != before
+
+
+def test_damaged_and_unknown_files_are_named(tmp_path):
+    pytest.importorskip("pyarrow")
+    write_parquet(tmp_path / "good.parquet")
+    whole = (tmp_path / "good.parquet").read_bytes()
+    for name in ("cut.parquet", "cut.arrow"):
+        (tmp_path / name).write_bytes(whole[:-20])
+        with pytest.raises(CorpusError, match=rf"{name}: damaged after row 0"):
+            list(read_corpus(tmp_path / name))
+    write_parquet(tmp_path / "holes.parquet", [ROWS[0], {"id": "x", "title": "", "text": None}])
+    with pytest.raises(CorpusError, match=r'holes\.parquet row 1: "text" is missing'):
+        list(read_corpus(tmp_path / "holes.parquet"))
+    (tmp_path / "c.csv").write_text("id,text")
+    with pytest.raises(CorpusError, match=r"c\.csv: not a corpus; expected a file or a folder of"):
+        check_corpus(tmp_path / "c.csv")
+
+
+def test_a_dataset_on_the_hub_is_named_with_config_and_split(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    asked = []
+
+    def load_dataset(*names, split):
+        asked.append((*names, split))
+        if "gone" in names[0]:
+            raise FileNotFoundError("no such dataset\nand more")
+        return datasets.Dataset.from_list(ROWS)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert list(read_corpus("hub:org/wiki/en:validation")) == DOCUMENTS
+    assert corpus_name("hub:org/wiki") == "hub:org/wiki"
+    assert corpus_fingerprint("hub:squad") == corpus_fingerprint("hub:squad")
+    assert asked[:2] == [("org/wiki", "en", "validation"), ("squad", None, "train")]
+    with pytest.raises(CorpusError, match=r"hub:org/gone does not load \(no such dataset\)"):
+        list(read_corpus("hub:org/gone"))
+
+
+def test_beirs_and_search_r1s_names_of_fields_are_known(tmp_path):
+    lines = [
+        {"_id": "b", "title": "T", "text": "x"},
+        {"id": "1", "contents": '"Ada Lovelace"\nShe wrote\na program.'},
+        {"id": "2", "contents": "no title"},
+    ]
+    (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert list(read_corpus(tmp_path / "c.jsonl")) == [
+        Document("b", "T", "x"),
+        Document("1", "Ada Lovelace", "She wrote\na program."),
+        Document("2", "", "no title"),
+    ]
+
+
+def test_an_id_used_twice_is_refused_even_if_hashes_collide(tmp_path, monkeypatch):
+    twice = [Document("a", "", "x"), Document("b", "", "y"), Document("a", "", "z")]
+    for collide in (False, True):
+        if collide:
+            monkeypatch.setattr(builder, "id_hash", lambda passage_id: 1)
+        with pytest.raises(CorpusError, match="passages 1 and 3 have the same id 'a'"):
+            build_index(twice, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+    assert len(build_index(twice[:2], tmp_path / "out")) == 2
+
+
+@given(st.text("ab. \n", min_size=1).filter(str.strip), st.integers(1, 5))
+def test_splitting_loses_no_word_and_keeps_the_limit(text, words):
+    pieces = list(split_passages([Document("x", "T", text)], words))
+    assert " ".join(piece.text for piece in pieces).split() == text.split()
+    if len(pieces) > 1:
+        assert all(0 < len(piece.text.split()) <= words for piece in pieces)
+        assert [piece.id for piece in pieces] == [f"x#{n}" for n in range(len(pieces))]
+    else:
+        assert pieces == [Document("x", "T", text)]
+        assert len(text.split()) <= words
+
+
+def test_splitting_keeps_sentences_together():
+    text = "One two three. Four five. Six seven eight nine ten eleven."
+    pieces = split_passages([Document("x", "T", text)], 5)
+    assert [piece.text for piece in pieces] == [
+        "One two three. Four five.",
+        "Six seven eight nine ten",
+        "eleven.",
+    ]
+    assert list(split_passages([Document("x", "T", text)], None)) == [Document("x", "T", text)]
+
+
+def test_an_index_of_pieces_says_so(tmp_path):
+    corpus = tmp_path / "c.jsonl"
+    corpus.write_text(json.dumps({"id": "a", "text": "First part here. The second is there."}))
+    index = build_index(corpus, tmp_path / "out", chunk=4)
+    assert index.manifest.corpus.chunk == 4
+    found = index.search(["second"], 1)[0][0]
+    assert (found.id, found.text) == ("a#1", "The second is there.")
+    with pytest.raises(CorpusError, match="chunk=0: expected at least 1"):
+        build_index(corpus, tmp_path / "other", chunk=0)

@@ -16,7 +16,7 @@ from ovd_envs.tasks.fiction import World
 from retrieval_index import build_index
 from retrieval_index.bm25 import K1, B, top_rows
 from retrieval_index.documents import Document
-from retrieval_index.errors import IndexFileError, MissingPackageError
+from retrieval_index.errors import CorpusError, IndexFileError, MissingPackageError
 from retrieval_index.fusion import reciprocal_rank_fusion
 from retrieval_index.index import PassageIndex
 
@@ -37,7 +37,7 @@ def queries(world):
 
 
 def stems(text):
-    words = re.findall(r"\b\w\w+\b", text.lower())
+    words = re.findall(r"\b\w+\b", text.lower())
     return Stemmer.Stemmer("english").stemWords(words)
 
 
@@ -150,3 +150,12 @@ def test_lone_surrogates_and_one_letter_texts(tmp_path):
     passages = [Document("a", "", "caf\ud800 x"), Document("b", "", "ü")]
     index = build_index(passages, tmp_path / "odd")
     assert next(d.id for d in index.search(["caf\ud800"], 2)[0]) == "a"
+
+
+def test_one_letter_is_a_word_and_a_corpus_without_any_is_refused(tmp_path):
+    passages = [Document("a", "", "x"), Document("b", "", "y 7")]
+    index = build_index(passages, tmp_path / "letters")
+    assert [d.id for d in index.search(["7"], 2, "bm25")[0]] == ["b"]
+    with pytest.raises(CorpusError, match=r"no passage has a word in it.*--no-bm25"):
+        build_index([Document("a", "", "?!")], tmp_path / "marks")
+    assert len(build_index([Document("a", "", "?!")], tmp_path / "marks", bm25=False)) == 1
