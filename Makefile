@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo demo-train demo-math test lint types bench-setup
+.PHONY: setup demo demo-train demo-math test test-faults lint types bench-setup
 
 setup: .venv/installed
 
@@ -29,6 +29,10 @@ demo-math: setup
 
 test: setup lint types
 	$(BIN)/pytest
+
+# Builds and updates killed at every write, rename and checkpoint; `test` kills at a sample.
+test-faults: setup
+	$(BIN)/pytest -m faults
 
 lint: setup
 	$(BIN)/ruff check .

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         RetrievalError,
     )
     from retrieval_index.index import PassageIndex
+    from retrieval_index.update import update_index
 
 __all__ = [
     "CorpusError",
@@ -46,6 +47,7 @@ __all__ = [
     "build_index",
     "make_encoder",
     "read_corpus",
+    "update_index",
 ]
 
 _ROOMS = {
@@ -58,6 +60,7 @@ _ROOMS = {
     "make_encoder": "encoders",
     "PassageIndex": "index",
     "RetrievalClient": "client",
+    "update_index": "update",
 }
 
 

@@ -56,7 +56,7 @@ class PassageIndex:
         self.encoder = _encoder_of(manifest, generation, encoder)
         self.passages = PassageStore(generation)
         self._ids: NDArray[np.void] = load_array(generation / IDS_FILE)
-        self._vectors: Vectors = load_array(generation / VECTORS_FILE)
+        self.vectors: Vectors = load_array(generation / VECTORS_FILE)
         dense = manifest.dense
         self._approximate = (
             None
@@ -101,7 +101,7 @@ class PassageIndex:
         return _open_generation, (self.generation, self._given_encoder, self.mode)
 
     def __len__(self) -> int:
-        return len(self._vectors)
+        return len(self.vectors)
 
     @property
     def fingerprint(self) -> str:
@@ -132,7 +132,18 @@ class PassageIndex:
 
     def get(self, ids: Iterable[str]) -> list[Document]:
         """The passages with these ids. Raises KeyError for an unknown one."""
-        return [self.passages[self._row(passage_id)] for passage_id in ids]
+        return [self.passages[self.row(passage_id)] for passage_id in ids]
+
+    def row(self, passage_id: str) -> int:
+        """Where the passage with this id lies. Raises KeyError for an unknown one."""
+        wanted = np.uint64(id_hash(passage_id))
+        place = int(np.searchsorted(self._ids["hash"], wanted))
+        while place < len(self._ids) and self._ids["hash"][place] == wanted:
+            row = int(self._ids["row"][place])
+            if self.passages[row].id == passage_id:
+                return row
+            place += 1
+        raise KeyError(f"no passage has the id {passage_id!r}")
 
     def _ranked(self, queries: list[str], k: int, mode: Mode) -> list[Ranking]:
         if mode == "hybrid":
@@ -158,16 +169,6 @@ class PassageIndex:
         if mode != "dense" and self._bm25 is None:
             raise ValueError(f"mode={mode!r}: {self.generation} was built without BM25")
         return mode
-
-    def _row(self, passage_id: str) -> int:
-        wanted = np.uint64(id_hash(passage_id))
-        place = int(np.searchsorted(self._ids["hash"], wanted))
-        while place < len(self._ids) and self._ids["hash"][place] == wanted:
-            row = int(self._ids["row"][place])
-            if self.passages[row].id == passage_id:
-                return row
-            place += 1
-        raise KeyError(f"no passage has the id {passage_id!r}")
 
     def _encoded(self, queries: list[str]) -> Vectors:
         vectors = np.ascontiguousarray(self.encoder.encode_queries(queries), dtype=np.float32)
@@ -195,7 +196,7 @@ class PassageIndex:
         pending, fetch = np.arange(len(queries)), k + _MARGIN
         while pending.size:
             fetch = min(fetch, len(self))
-            rough, candidates = search_flat(queries[pending], self._vectors, fetch)
+            rough, candidates = search_flat(queries[pending], self.vectors, fetch)
             for number, found in zip(pending.tolist(), candidates, strict=True):
                 rows[number], scores[number] = self._scored(queries[number], found, k)
             settled = scores[pending, -1] > rough[:, -1] + rounding
@@ -205,7 +206,7 @@ class PassageIndex:
 
     def _scored(self, query: Vectors, candidates: NDArray[np.int64], k: int) -> Ranking:
         """The best `k` of the candidates by their stored vectors, always computed alike."""
-        exact = (self._vectors[candidates] * query).sum(axis=1)
+        exact = (self.vectors[candidates] * query).sum(axis=1)
         order = np.lexsort((candidates, -exact))[:k]
         return candidates[order], exact[order]
 
@@ -218,11 +219,11 @@ class PassageIndex:
 
     def _check_sizes(self) -> None:
         rows, dimension = self.manifest.dense.rows, self.manifest.encoder.dimension
-        counts = {len(self.passages), len(self._ids), len(self._vectors), self.manifest.corpus.rows}
-        if counts != {rows} or self._vectors.shape != (rows, dimension):
+        counts = {len(self.passages), len(self._ids), len(self.vectors), self.manifest.corpus.rows}
+        if counts != {rows} or self.vectors.shape != (rows, dimension):
             raise IndexFileError(
                 f"{self.generation}: its files disagree on the number or size of vectors"
-                f" ({sorted(counts)} rows, shape {self._vectors.shape}); {REBUILD}"
+                f" ({sorted(counts)} rows, shape {self.vectors.shape}); {REBUILD}"
             )
 
 

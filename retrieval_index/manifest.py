@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -222,7 +223,8 @@ def commit(prepared: Path, index: Path) -> Path:
 
     Of two processes that commit at once both succeed, and the last is live.
     """
-    number = 1
+    taken = [int(path.name.removeprefix("gen-")) for path in generations(index)]
+    number = max(taken, default=0) + 1
     while True:
         generation = index / f"gen-{number:06d}"
         if not generation.exists():
@@ -244,7 +246,13 @@ def point_to(generation: Path, index: Path) -> None:
 
 def newest_generation(index: Path) -> Path:
     """The generation with the highest number, live or not."""
-    return max(path for path in index.glob("gen-*") if path.is_dir())
+    return generations(index)[-1]
+
+
+def generations(index: Path) -> list[Path]:
+    """By age; a number is never used again."""
+    names = re.compile(r"gen-\d{6,}")
+    return sorted(path for path in index.iterdir() if path.is_dir() and names.fullmatch(path.name))
 
 
 def write_atomically(path: Path, text: str) -> None:

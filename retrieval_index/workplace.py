@@ -51,6 +51,20 @@ def locked(target: Path) -> Generator[None]:
             target.rmdir()  # leave no empty folder behind a failure
 
 
+def finish_commit(target: Path) -> Plan | None:
+    """End a build that was killed between the move of its folder and its last step; returns its
+    plan, or None where there is no such build."""
+    path = target / STATE
+    if not path.exists() or (target / FOLDER).exists():
+        return None
+    state: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    if not state["done"].get("committing"):
+        return None
+    point_to(newest_generation(target), target)
+    path.unlink()
+    return state["plan"]
+
+
 class Workplace:
     """The folder and the state of the build that is under way; open it under the lock."""
 
@@ -97,12 +111,8 @@ class Workplace:
                     f" {self._plan.get(name)!r}: give the same to go on, or"
                     " --restart (restart=True) to discard it"
                 )
-        self._done = state["done"]
-        if not self.folder.exists():
-            # Killed while committing, between the move of the folder and that of the pointer.
-            if self._done.get("committing"):
-                point_to(newest_generation(self.target), self.target)
-            self._done = {}
+        # Without the folder it was killed on the way to its end, after the move of the folder.
+        self._done = state["done"] if self.folder.exists() else {}
 
     def _save(self) -> None:
         state = {"plan": self._plan, "done": self._done}

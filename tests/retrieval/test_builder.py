@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from retrieval_index import build_index, builder
+from retrieval_index import build_index, builder, stages
 from retrieval_index.documents import Document
 from retrieval_index.errors import (
     CorpusError,
@@ -53,7 +53,7 @@ def test_the_fingerprint_is_of_the_content(tmp_path):
 
 def test_batches_do_not_change_the_vectors(tmp_path, monkeypatch):
     whole = build_index(PASSAGES, tmp_path / "a")
-    monkeypatch.setattr(builder, "_BATCH", 7)
+    monkeypatch.setattr(stages, "_BATCH", 7)
     pieces = build_index(PASSAGES, tmp_path / "b")
     name = "vectors/part-00000.f32.npy"
     assert (whole.generation / name).read_bytes() == (pieces.generation / name).read_bytes()
@@ -63,7 +63,7 @@ def test_the_same_index_is_opened_and_a_different_one_refused(tmp_path, monkeypa
     first = build_index(PASSAGES, tmp_path / "out")
     with pytest.raises(IndexExistsError, match=r"already holds a different index \(30 passages"):
         build_index(PASSAGES[:5], tmp_path / "out")
-    monkeypatch.setattr(builder, "_encode", lambda *_: pytest.fail("built again"))
+    monkeypatch.setattr(builder, "encode", lambda *_: pytest.fail("built again"))
     again = build_index(PASSAGES, tmp_path / "out")
     assert again.generation == first.generation
     assert [p.name for p in (tmp_path / "out").iterdir() if p.is_dir()] == ["gen-000001"]
@@ -83,7 +83,7 @@ def test_a_stopped_build_of_a_list_leaves_nothing(tmp_path, monkeypatch, error):
     def stop(*_):
         raise error
 
-    monkeypatch.setattr(builder, "_check_vectors", stop)
+    monkeypatch.setattr(stages, "_check_vectors", stop)
     with pytest.raises(error):
         build_index(PASSAGES, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval_index import build_index, builder
+from retrieval_index import build_index, stages
 from retrieval_index.corpus import (
     check_corpus,
     check_passages,
@@ -196,7 +196,7 @@ def test_an_id_used_twice_is_refused_even_if_hashes_collide(tmp_path, monkeypatc
     twice = [Document("a", "", "x"), Document("b", "", "y"), Document("a", "", "z")]
     for collide in (False, True):
         if collide:
-            monkeypatch.setattr(builder, "id_hash", lambda passage_id: 1)
+            monkeypatch.setattr(stages, "id_hash", lambda passage_id: 1)
         with pytest.raises(CorpusError, match="passages 1 and 3 have the same id 'a'"):
             build_index(twice, tmp_path / "out")
         assert not (tmp_path / "out").exists()

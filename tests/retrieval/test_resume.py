@@ -8,10 +8,10 @@ import time
 from multiprocessing import get_context
 from pathlib import Path
 
-import numpy as np
 import pytest
+from killing import killed_while
 
-from retrieval_index import build_index, builder, workplace
+from retrieval_index import build_index, stages, workplace
 from retrieval_index.encoders import HashingEncoder
 from retrieval_index.errors import IndexExistsError
 from retrieval_index.index import PassageIndex
@@ -31,8 +31,8 @@ def corpus(tmp_path):
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    monkeypatch.setattr(builder, "_BATCH", 5)
-    monkeypatch.setattr(builder, "_SHARD", 20)
+    monkeypatch.setattr(stages, "_BATCH", 5)
+    monkeypatch.setattr(stages, "_SHARD", 20)
 
 
 class Counting(HashingEncoder):
@@ -46,46 +46,7 @@ class Counting(HashingEncoder):
 
 
 def killed_at(moment, corpus, out):
-    """Build in a child process that is killed at its `moment`-th durable operation; returns
-    whether it came that far. Every write, rename and checkpoint counts, before and after."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            _die_at(moment)
-            build_index(corpus, out, progress=False)
-            os._exit(0)
-        finally:
-            os._exit(1)
-    _, status = os.waitpid(pid, 0)
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-    return os.WIFSIGNALED(status)
-
-
-def _die_at(moment):
-    passed = 0
-
-    def point():
-        nonlocal passed
-        passed += 1
-        if passed == moment:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def dying(function):
-        def call(*args, **kwargs):
-            point()
-            result = function(*args, **kwargs)
-            point()
-            return result
-
-        return call
-
-    os.replace = dying(os.replace)
-    os.rename = dying(os.rename)
-    os.mkdir = dying(os.mkdir)
-    os.unlink = dying(os.unlink)
-    Path.rename = dying(Path.rename)
-    np.save = dying(np.save)
-    np.memmap.flush = dying(np.memmap.flush)
+    return killed_while(lambda: build_index(corpus, out, progress=False), moment)
 
 
 def content(out):
@@ -97,12 +58,13 @@ def content(out):
     return files
 
 
-def test_killed_at_every_moment(corpus, tmp_path):
+@pytest.mark.parametrize(
+    "moments", [range(2, 200, 6), pytest.param(range(1, 200), marks=pytest.mark.faults)]
+)
+def test_killed_at_any_moment(corpus, tmp_path, moments):
     build_index(corpus, tmp_path / "whole")
     expected = content(tmp_path / "whole")
-    moment = 0
-    while True:
-        moment += 1
+    for moment in moments:
         out = tmp_path / f"out{moment}"
         if not killed_at(moment, corpus, out):
             break
@@ -125,7 +87,7 @@ def test_killed_again_and_again(corpus, tmp_path):
 
 
 def test_at_most_one_shard_is_encoded_again(corpus, tmp_path, monkeypatch):
-    check = builder._check_vectors
+    check = stages._check_vectors
     calls = 0
 
     def interrupt(*arguments):
@@ -135,8 +97,8 @@ def test_at_most_one_shard_is_encoded_again(corpus, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         check(*arguments)
 
-    monkeypatch.setattr(builder, "HashingEncoder", Counting)
-    monkeypatch.setattr(builder, "_check_vectors", interrupt)
+    monkeypatch.setattr(stages, "HashingEncoder", Counting)
+    monkeypatch.setattr(stages, "_check_vectors", interrupt)
     with pytest.raises(KeyboardInterrupt):
         build_index(corpus, tmp_path / "out", Counting())
     Counting.encoded = 0
@@ -190,7 +152,7 @@ def test_two_builds_at_once_are_refused(corpus, tmp_path):
 
 def test_a_disk_too_small_is_told_with_numbers_and_can_be_resumed(corpus, tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 10_000_000})()
-    monkeypatch.setattr(builder.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(stages.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(OSError, match=r"has 0.0 GB left and the vectors need 0.1 GB"):
         build_index(corpus, tmp_path / "out")
     monkeypatch.undo()
