@@ -46,6 +46,8 @@ class EnvironmentConfig:
     top_k: int = 1
     """Passages that a search returns (WebQA)."""
     max_turns: int = 3
+    max_invalid: int | None = None
+    """So many actions that cannot be read end an episode; each costs a whole turn of sampling."""
 
     def options(self, env: str, split: Literal["train", "test"], count: int) -> dict[str, Any]:
         """Keyword arguments for `ovd_envs.make.make_scenario`."""
@@ -58,6 +60,7 @@ class EnvironmentConfig:
             "reward": self.reward,
             "outcome": self.outcome,
             "max_turns": self.max_turns,
+            "max_invalid": self.max_invalid,
             "world_seed": self.world_seed,
             "hops" if webqa else "levels": list(self.difficulty),
         }

@@ -9,9 +9,9 @@ turn. The action is the student's text of the turn. `info` of every step has
   text after the deciding tag was not read;
 - `queries` and `documents`: what was searched and found, as JSON;
 
-and at the end of an episode `end_reason` ("answered", "turn_limit", "length_limit" or
-"infrastructure"), `exact_match`, `f1` (float; absent after an infrastructure failure),
-`grade_source`, and `episode_record`, the whole episode as one line of JSON for
+and at the end of an episode `end_reason` ("answered", "turn_limit", "invalid_limit",
+"length_limit" or "infrastructure"), `exact_match`, `f1` (float; absent after an infrastructure
+failure), `grade_source`, and `episode_record`, the whole episode as one line of JSON for
 `Episode.from_json`. `info` of a reset has `task_id`.
 """
 

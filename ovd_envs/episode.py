@@ -14,7 +14,7 @@ from typing import Any, Literal
 from retrieval_index.documents import Document
 
 ActionKind = Literal["search", "answer", "think", "invalid"]
-EndReason = Literal["answered", "turn_limit", "length_limit", "infrastructure"]
+EndReason = Literal["answered", "turn_limit", "invalid_limit", "length_limit", "infrastructure"]
 MISSING = "missing"
 """The `source` of a score that a teacher failed to give."""
 

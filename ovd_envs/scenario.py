@@ -44,6 +44,7 @@ class Rules:
 
     `reward`: "outcome" pays the grade on the last step, "verbal" pays level/(levels-1) on every
     step, "mixed" pays outcome + verbal/max_turns. `outcome` says which grade that is.
+    `max_invalid`: so many actions that cannot be read end an episode; None lets it go on.
     `on_error`: what happens to an episode whose search engine or teacher fails. "raise" leaves it
     as it was and raises; "mark" truncates it with `end_reason="infrastructure"` and no reward.
     """
@@ -51,6 +52,7 @@ class Rules:
     reward: RewardMode = "outcome"
     outcome: Outcome = "exact_match"
     max_turns: int = 5
+    max_invalid: int | None = None
     max_chars: int = 100_000
     score_levels: int = 10
     on_error: OnError = "raise"
@@ -65,8 +67,11 @@ class Rules:
             if getattr(self, name) not in known:
                 expected = f"expected one of {', '.join(known)}"
                 raise OptionError(f"{name}={getattr(self, name)!r}: {expected}")
-        for name, least in (("max_turns", 1), ("max_chars", 1), ("score_levels", 2)):
+        least_of = {"max_turns": 1, "max_invalid": 1, "max_chars": 1, "score_levels": 2}
+        for name, least in least_of.items():
             value = getattr(self, name)
+            if name == "max_invalid" and value is None:
+                continue
             if type(value) is not int or value < least:
                 raise OptionError(f"{name}={value!r}: expected an integer, at least {least}")
 
@@ -174,6 +179,9 @@ class Scenario(ABC):
             episode.terminated, episode.end_reason = True, "answered"
             episode.exact_match, episode.f1 = grade.exact_match, grade.f1
             episode.grade_source = grade.source
+        elif turn.kind == "invalid" and _invalid(episode) == self.rules.max_invalid:
+            episode.terminated, episode.end_reason = True, "invalid_limit"
+            episode.exact_match, episode.f1 = 0.0, 0.0
         elif len(episode.turns) >= self.rules.max_turns:
             self.truncate(episode, "turn_limit")
         elif _length(episode) > self.rules.max_chars:
@@ -255,6 +263,10 @@ def _check_running(episodes: Sequence[Episode], actions: Sequence[str]) -> None:
     for episode in episodes:
         if episode.done:
             raise EpisodeOverError(f"episode of task {episode.task.id!r} is over: begin a new one")
+
+
+def _invalid(episode: Episode) -> int:
+    return sum(turn.kind == "invalid" for turn in episode.turns)
 
 
 def _length(episode: Episode) -> int:

@@ -47,7 +47,7 @@ def config_of(demo: DemoTrain) -> TrainConfig:
             seed=demo.seed,
             updates=updates,
             tasks_per_update=16,
-            environment=EnvironmentConfig(world_seed=WORLD),
+            environment=EnvironmentConfig(world_seed=WORLD, max_invalid=1),
             rollout=RolloutConfig(max_new_tokens=38),
             learner=learner,
             ovd=ovd,

@@ -24,7 +24,7 @@ from gymnasium.utils.env_checker import check_env
 import ovd_envs  # noqa: F401 (registers the ids)
 from ovd_envs.env import TextEnv
 from ovd_envs.episode import Episode, Task
-from ovd_envs.errors import TaskError, TeacherUnavailable
+from ovd_envs.errors import OptionError, TaskError, TeacherUnavailable
 from ovd_envs.scenario import Rules
 from ovd_envs.webqa import WebQA
 from retrieval_index import Document
@@ -123,6 +123,18 @@ def test_truncation_is_not_termination(env: TextEnv) -> None:
     assert [step[2:4] for step in steps] == [(False, False)] * 3 + [(False, True)]
     assert steps[-1][4]["exact_match"] == 0.0
     assert steps[-1][4]["end_reason"] == "turn_limit"
+
+
+def test_actions_that_cannot_be_read_end_an_episode_if_asked_to() -> None:
+    ended = gymnasium.make("ovd/WebQA-v0", max_invalid=2)
+    ended.reset(seed=0)
+    assert ended.step("words")[2:4] == (False, False)
+    assert ended.step("<search>Jana</search>")[2:4] == (False, False)
+    *_, terminated, truncated, info = ended.step("words")
+    assert (terminated, truncated) == (True, False)
+    assert (info["end_reason"], info["exact_match"], info["f1"]) == ("invalid_limit", 0.0, 0.0)
+    with pytest.raises(OptionError, match="max_invalid=0: expected an integer, at least 1"):
+        gymnasium.make("ovd/WebQA-v0", max_invalid=0)
 
 
 def test_same_seed_and_actions_same_bytes(env: TextEnv) -> None:

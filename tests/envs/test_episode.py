@@ -55,7 +55,7 @@ episodes = st.builds(
     st.lists(turns, max_size=3),
     st.booleans(),
     st.booleans(),
-    st.none() | st.sampled_from(["answered", "turn_limit", "length_limit", "infrastructure"]),
+    st.none() | st.sampled_from(["answered", "turn_limit", "invalid_limit", "infrastructure"]),
     st.none() | floats,
     st.none() | floats,
 )
