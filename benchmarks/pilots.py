@@ -26,7 +26,7 @@ WORLD = ("--environment.world-seed", "1")
 COMMON = (
     *("--updates", "8", "--tasks-per-update", "16", "--ovd.samples", "2"),
     *("--learner.decay-steps", "32", "--rollout.max-new-tokens", "38"),
-    *("--eval-count", "1", "--checkpoint-every", "100"),
+    *("--environment.max-invalid", "1", "--eval-count", "1", "--checkpoint-every", "100"),
 )
 LONGER = ("--rollout.max-new-tokens", "44")
 VARIANTS: dict[str, tuple[str, ...]] = {

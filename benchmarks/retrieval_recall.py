@@ -1,133 +1,101 @@
-"""Recall of the dense indexes beside BM25, on real questions with known passages.
+"""Dense, BM25 and hybrid search on real questions with known passages, one table.
 
     python benchmarks/retrieval_recall.py
 
-Recall@k is the share of questions whose supporting passage is among the first k. A question here
-was written for one passage, so it is also the hit rate.
+Each corpus is indexed with each encoder (in runs/recall; a build that was stopped goes on, and a
+set that is recorded is not measured again), and up to `count` of its questions are searched in each
+mode. Recall@10 and nDCG@10 are by the supporting passages; hit@10 is the share of questions of
+which an answer stands in one of the first ten.
 """
 
 from __future__ import annotations
 
-import gzip
 import json
 import random
-import tempfile
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 from record import RESULTS, surroundings, write_record
 from rich.console import Console
 from rich.table import Table
 
-from retrieval_index import build_index, read_corpus
-from retrieval_index.documents import Document
+from retrieval_index import build_index
+from retrieval_index.evaluate import measure, read_queries, run_queries
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
-KS = (1, 5, 10)
-PACKAGES = ("faiss-cpu", "sentence-transformers", "torch", "bm25s", "numpy")
+SETS = {
+    "SQuAD dev": ("squad_dev.jsonl.gz", "qa/squad_dev.jsonl.gz"),
+    "HotpotQA": ("hotpotqa_100.jsonl.gz", "qa/hotpotqa_100.jsonl"),
+    "2Wiki": ("2wikimultihopqa.jsonl.gz", "qa/2wikimultihopqa_101.jsonl"),
+    "PopQA": ("popqa_1000.jsonl.gz", "qa/popqa_1000.jsonl"),
+    "SciFact": ("scifact.jsonl.gz", "retrieval/scifact_test.jsonl"),
+    "Cranfield": ("cranfield.jsonl.gz", "retrieval/cranfield.jsonl"),
+}
+PACKAGES = ("faiss-cpu", "sentence-transformers", "torch", "bm25s", "ir-measures", "numpy")
+K = 10
+SHOWN = ("recall@10", "nDCG@10", "hit@10")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Options:
-    """Measure recall@1/5/10 of MiniLM and hashing indexes, and of BM25."""
+    """Measure search on the sets of shared/data."""
 
-    corpus: Path = DATA / "corpora/squad_dev.jsonl.gz"
-    questions: Path = DATA / "qa/squad_dev.jsonl.gz"
+    encoders: tuple[Literal["hashing", "minilm"], ...] = ("hashing", "minilm")
+    sets: tuple[str, ...] = tuple(SETS)
     count: int = 1000
     seed: int = 0
-    encoders: tuple[str, ...] = ("minilm", "hashing")
+    indexes: Path = Path("runs/recall")
     out: Path = RESULTS / "retrieval_recall.json"
 
 
-@dataclass
-class Result:
-    engine: str
-    recall: dict[int, float]
-    build_seconds: float
-    search_seconds: float
+def main(options: Options) -> None:
+    record: dict[str, Any] = {"results": {}}
+    if options.out.exists():
+        record = json.loads(options.out.read_text())
+    results: dict[str, dict[str, Any]] = record["results"]
+    for name in options.sets:
+        for encoder in options.encoders:
+            if encoder not in results.setdefault(name, {}):
+                results[name][encoder] = measured(name, encoder, options)
+                record |= {"count": options.count, "seed": options.seed}
+                write_record(options.out, record | surroundings(PACKAGES))
+    show(results)
 
 
-def main() -> None:
-    options = tyro.cli(Options, description=__doc__)
-    questions = sample_questions(options.questions, options.count, options.seed)
-    results = [measure_index(name, options.corpus, questions) for name in options.encoders]
-    results.append(measure_bm25(options.corpus, questions))
-    record: dict[str, Any] = {
-        "corpus": options.corpus.name,
-        "questions": len(questions),
-        "seed": options.seed,
-        **surroundings(PACKAGES),
-        "results": [asdict(result) for result in results],
-    }
-    show(results, record)
-    write_record(options.out, record)
+def measured(name: str, encoder: str, options: Options) -> dict[str, Any]:
+    corpus, questions = SETS[name]
+    folder = options.indexes / f"{Path(corpus).name.partition('.')[0]}-{encoder}"
+    index = build_index(DATA / "corpora" / corpus, folder, encoder)
+    queries = read_queries(DATA / questions)
+    if len(queries) > options.count:
+        queries = random.Random(options.seed).sample(queries, options.count)
+    found = {mode: run_queries(index, queries, K, mode) for mode in ("dense", "bm25", "hybrid")}
+    modes = {mode: measure(queries, results, (K,)) for mode, results in found.items()}
+    return {"passages": len(index), "questions": len(queries), "modes": modes}
 
 
-def sample_questions(path: Path, count: int, seed: int) -> list[tuple[str, frozenset[str]]]:
-    """Questions and the ids of their supporting passages."""
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
-    chosen = random.Random(seed).sample(rows, min(count, len(rows)))
-    return [(row["question"], frozenset(row["supporting"])) for row in chosen]
-
-
-def measure_index(
-    encoder: str, corpus: Path, questions: Sequence[tuple[str, frozenset[str]]]
-) -> Result:
-    with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
-        index = build_index(corpus, Path(folder) / "index", encoder)
-        built = time.perf_counter()
-        found = index.search([question for question, _ in questions], max(KS))
-        searched = time.perf_counter()
-    return Result(encoder, recall(found, questions), built - began, searched - built)
-
-
-def measure_bm25(corpus: Path, questions: Sequence[tuple[str, frozenset[str]]]) -> Result:
-    """Plain BM25: lower case, no stop words removed, no stemming, k1 0.9, b 0.4."""
-    import bm25s
-
-    began = time.perf_counter()
-    passages = list(read_corpus(corpus))
-    texts = [passage.contents for passage in passages]
-    engine = bm25s.BM25(k1=0.9, b=0.4)
-    engine.index(bm25s.tokenize(texts, stopwords=[], show_progress=False), show_progress=False)
-    built = time.perf_counter()
-    queries = bm25s.tokenize([q for q, _ in questions], stopwords=[], show_progress=False)
-    rows, _ = engine.retrieve(queries, k=max(KS), show_progress=False)
-    searched = time.perf_counter()
-    found = [[passages[row] for row in query_rows] for query_rows in rows]
-    return Result("bm25s", recall(found, questions), built - began, searched - built)
-
-
-def recall(
-    found: Sequence[Sequence[Document]], questions: Sequence[tuple[str, frozenset[str]]]
-) -> dict[int, float]:
-    def share(k: int) -> float:
-        hits = (
-            len(gold & {document.id for document in documents[:k]}) / len(gold)
-            for documents, (_, gold) in zip(found, questions, strict=True)
-        )
-        return sum(hits) / len(questions)
-
-    return {k: round(share(k), 4) for k in KS}
-
-
-def show(results: Sequence[Result], record: dict[str, Any]) -> None:
-    table = Table(title=f"{record['questions']} questions over {record['corpus']}")
-    for column in ("engine", *(f"recall@{k}" for k in KS), "build s", "search s"):
-        table.add_column(column, justify="left" if column == "engine" else "right")
-    for result in results:
-        seconds = (f"{result.build_seconds:.1f}", f"{result.search_seconds:.2f}")
-        table.add_row(
-            result.engine, *(f"{value:.3f}" for value in result.recall.values()), *seconds
-        )
-    Console().print(table, record["machine"], record["versions"])
+def show(results: dict[str, dict[str, Any]]) -> None:
+    for figure in SHOWN:
+        table = Table(title=figure, title_justify="left")
+        columns = [("bm25", "BM25")]
+        for encoder in next(iter(results.values())):
+            columns += [(f"{encoder} dense", encoder), (f"{encoder} hybrid", f"{encoder} + BM25")]
+        for column in ("set", "passages", "questions", *(title for _, title in columns)):
+            table.add_column(column, justify="left" if column == "set" else "right")
+        for name, encoders in results.items():
+            one = next(iter(encoders.values()))
+            cells: dict[str, float] = {"bm25": one["modes"]["bm25"].get(figure)}
+            for encoder, row in encoders.items():
+                cells[f"{encoder} dense"] = row["modes"]["dense"].get(figure)
+                cells[f"{encoder} hybrid"] = row["modes"]["hybrid"].get(figure)
+            if cells["bm25"] is None:
+                continue
+            values = [f"{cells[key]:.3f}" if key in cells else "" for key, _ in columns]
+            table.add_row(name, f"{one['passages']:,}", f"{one['questions']:,}", *values)
+        Console().print(table)
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Options, description=__doc__))

@@ -8,7 +8,8 @@ from uuid import uuid4
 
 from retrieval_index import flat
 from retrieval_index.approximate import choose_factory
-from retrieval_index.bm25 import check_installed
+from retrieval_index.bm25 import check_installed as check_bm25_installed
+from retrieval_index.cluster import check_installed as check_ray_installed
 from retrieval_index.corpus import (
     Source,
     check_corpus,
@@ -51,6 +52,7 @@ def build_index(
     bm25: bool = True,
     chunk: int | None = None,
     restart: bool = False,
+    ray: str | None = None,
     progress: bool | None = None,
 ) -> PassageIndex:
     """Index a corpus (see `read_corpus`), or passages, into the folder `out`, and open the result.
@@ -59,7 +61,8 @@ def build_index(
     corpus. `index` is "auto" (by the number of passages: see `choose_factory`), "Flat", which is
     exact, or a factory string of faiss, which is tuned to a recall of 0.95. `bm25` adds lexical
     search, and so hybrid search. `chunk` splits passages of more than so many words.
-    `progress=None` shows a bar when stderr is a terminal.
+    `ray` is the address of a cluster to encode on ("auto", "local"). `progress=None` shows a bar
+    when stderr is a terminal.
 
     A build from a corpus that was stopped, or killed, goes on when it is called again with the same
     corpus, encoder and options; `restart` begins anew. An `out` that already holds this very index
@@ -72,7 +75,9 @@ def build_index(
     if stored:
         check_corpus(corpus)  # before a model is loaded
     if bm25:
-        check_installed()
+        check_bm25_installed()
+    if ray:
+        check_ray_installed()
     if chunk is not None and chunk < 1:
         raise CorpusError(f"chunk={chunk}: expected at least 1 word")
     chosen = make_encoder(encoder) if isinstance(encoder, str) else encoder
@@ -81,7 +86,7 @@ def build_index(
         plan = _plan(corpus, chosen, index, bm25, chunk)
         work = Workplace(target, plan, restart=restart)
         try:
-            return _build(corpus, work, chosen, plan, progress)
+            return _build(corpus, work, chosen, plan, ray, progress)
         finally:
             # What was read from a program cannot be checked to be the same the next time, and a
             # corpus with a mistake in it will be another one.
@@ -94,6 +99,7 @@ def _build(
     work: Workplace,
     encoder: Encoder,
     plan: Plan,
+    ray: str | None,
     progress: bool | None,
 ) -> PassageIndex:
     passages = read_corpus(corpus) if isinstance(corpus, str | Path) else check_passages(corpus)
@@ -107,7 +113,7 @@ def _build(
     if existing is None:
         megabytes = 4e-6 * record.rows * encoder.dimension
         note(f"index: {factory} ({reason}); vectors: {megabytes:,.1f} MB", progress)
-        truncated = encode(encoder, work, progress)
+        truncated = encode(encoder, work, progress, ray)
         dense = index_vectors(encoder, factory, record.rows, work)
         index_words(plan["bm25"], work)
         finish(make_manifest(record, encoder, dense, plan["bm25"], truncated), work)

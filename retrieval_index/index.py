@@ -117,7 +117,7 @@ class PassageIndex:
         go to the earlier row. What a query finds does not depend on the others in the batch.
         Raises ValueError for k < 1, one string instead of a list, and an empty query.
         """
-        _check_request(queries, k)
+        check_request(queries, k)
         mode = self.mode if mode is None else self._checked(mode)
         if not queries:
             return []
@@ -240,7 +240,8 @@ def id_hash(passage_id: str) -> int:
     return int.from_bytes(digest.digest(), "little")
 
 
-def _check_request(queries: Sequence[str], k: int) -> None:
+def check_request(queries: Sequence[str], k: int) -> None:
+    """Raises ValueError for k < 1, one string instead of a list, and an empty query."""
     if k < 1:
         raise ValueError(f"k={k}: expected at least 1")
     if isinstance(queries, str):

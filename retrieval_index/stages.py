@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from retrieval_index import flat
 from retrieval_index.approximate import Approximate, build_approximate, tune, tuning_rows
 from retrieval_index.bm25 import K1, METHOD, STEMMER, B, Bm25
+from retrieval_index.cluster import encode_on_ray
 from retrieval_index.documents import Document
 from retrieval_index.encoders import Encoder, HashingEncoder, SentenceTransformerEncoder, Vectors
 from retrieval_index.errors import CorpusError, EncoderError
@@ -113,28 +114,55 @@ def fit(encoder: Encoder, work: Workplace) -> Encoder:
     return HashingEncoder(encoder.dimension, np.load(path))
 
 
-def encode(encoder: Encoder, work: Workplace, progress: bool | None) -> int:
+def encode(encoder: Encoder, work: Workplace, progress: bool | None, ray: str | None = None) -> int:
     """Fill the file of vectors; returns how many passages were longer than the encoder reads."""
     passages = PassageStore(work.folder)
+    rows = len(passages)
     done, truncated = work.done("encoded") or (0, 0)
-    vectors = vectors_file(work.folder / VECTORS_FILE, (len(passages), encoder.dimension), done)
-    with progress_bar("encoding", len(passages), progress, done) as advance:
-        for start in range(done, len(passages), _BATCH):
-            batch = [passages[row] for row in range(start, min(start + _BATCH, len(passages)))]
-            texts = [passage.contents for passage in batch]
-            encoded = encoder.encode_passages(texts)
-            _check_vectors(encoded, batch, encoder)
-            end = start + len(batch)
+    vectors = vectors_file(work.folder / VECTORS_FILE, (rows, encoder.dimension), done)
+    step = _SHARD if ray else _BATCH
+    pieces = (
+        [passages[row].contents for row in range(start, min(start + step, rows))]
+        for start in range(done, rows, step)
+    )
+    results = (
+        encode_on_ray(encoder, pieces, ray, encode_texts)
+        if ray
+        else (encode_texts(encoder, piece) for piece in pieces)
+    )
+    start = done
+    with progress_bar("encoding", rows, progress, done) as advance:
+        for encoded, cut in results:
+            end = start + len(encoded)
+            _check_vectors(encoded, lambda row, start=start: passages[start + row].id, encoder)
             vectors[start:end] = encoded
-            if isinstance(encoder, SentenceTransformerEncoder):
-                truncated += encoder.count_truncated(texts)
-            if end % _SHARD == 0 or end == len(passages):
+            truncated += cut
+            if start // _SHARD < end // _SHARD or end == rows:
                 vectors.flush()
                 work.finish("encoded", (end, truncated))
-            advance(len(batch))
+            advance(end - start)
+            start = end
     if truncated:
         note(f"{truncated:,} passages are longer than {encoder.name} reads: --chunk", progress)
     return truncated
+
+
+def encode_texts(encoder: Encoder, texts: list[str]) -> tuple[Vectors, int]:
+    """Vectors, a batch at a time, and how many texts are longer than the encoder reads."""
+    batches = [texts[start : start + _BATCH] for start in range(0, len(texts), _BATCH)]
+    vectors = np.concatenate([_encoded(encoder, batch) for batch in batches])
+    counts = isinstance(encoder, SentenceTransformerEncoder)
+    return vectors, encoder.count_truncated(texts) if counts else 0
+
+
+def _encoded(encoder: Encoder, batch: list[str]) -> Vectors:
+    vectors = encoder.encode_passages(batch)
+    if vectors.shape != (len(batch), encoder.dimension):
+        raise EncoderError(
+            f"encoder {encoder.name!r} gave vectors of shape {vectors.shape}:"
+            f" expected {(len(batch), encoder.dimension)}"
+        )
+    return vectors
 
 
 def vectors_file(path: Path, shape: tuple[int, int], done: int) -> Any:
@@ -183,18 +211,13 @@ def index_words(bm25: bool, work: Workplace) -> None:
     work.finish("bm25")
 
 
-def _check_vectors(vectors: Vectors, batch: list[Document], encoder: Encoder) -> None:
-    if vectors.shape != (len(batch), encoder.dimension):
-        raise EncoderError(
-            f"encoder {encoder.name!r} gave vectors of shape {vectors.shape}:"
-            f" expected {(len(batch), encoder.dimension)}"
-        )
+def _check_vectors(vectors: Vectors, name: Callable[[int], str], encoder: Encoder) -> None:
     # Written so that a length which is not a number counts as wrong.
     wrong = ~(np.abs(np.linalg.norm(vectors, axis=1) - 1) < 1e-3)
     if wrong.any():
-        passage = batch[int(wrong.argmax())]
         raise EncoderError(
-            f"encoder {encoder.name!r} gave passage {passage.id!r} a vector that is not of length 1"
+            f"encoder {encoder.name!r} gave passage {name(int(wrong.argmax()))!r} a vector that is"
+            " not of length 1"
         )
 
 

@@ -17,6 +17,7 @@ from rich.table import Table
 from retrieval_index import PassageIndex, RetrievalError, build_index
 from retrieval_index.flat import FACTORY
 from retrieval_index.manifest import CURRENT, DenseRecord
+from retrieval_index.qdrant import connect, export
 
 
 @dataclass
@@ -37,6 +38,10 @@ class Options:
     """Also index words, for BM25 and hybrid search."""
     chunk: int | None = None
     """Split passages of more than so many words, between sentences."""
+    to: str | None = None
+    """Also copy it to Qdrant: qdrant://HOST[:PORT]/COLLECTION."""
+    ray: str | None = None
+    """Encode on a Ray cluster: its address, "auto" for the one of this machine, or "local"."""
     restart: bool = False
     """Discard an unfinished build instead of going on with it."""
 
@@ -54,7 +59,11 @@ def main() -> int:
             bm25=options.bm25,
             chunk=options.chunk,
             restart=options.restart,
+            ray=options.ray,
         )
+        if options.to:
+            client, collection = connect(options.to)
+            export(index, client, collection)
     except (RetrievalError, OSError) as error:
         print(error, file=sys.stderr)
         return 2

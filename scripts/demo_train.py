@@ -38,7 +38,7 @@ WORLD = 2
 def config_of(demo: DemoTrain) -> TrainConfig:
     """A few samples of many tasks, since early on it is the demonstrations that teach; no baseline
     and a falling learning rate, since late on what is learned must not be pushed out again."""
-    updates = demo.updates or (8 if demo.task == "qa" else 14)
+    updates = demo.updates or (9 if demo.task == "qa" else 14)
     learner = LearnerConfig(decay_steps=4 * updates)
     ovd = OVD(samples=2, statistics="none")
     if demo.task == "qa":

@@ -32,6 +32,10 @@ def open_search(search: Any) -> SearchEngine:
         from retrieval_index.client import RetrievalClient
 
         return RetrievalClient(search)
+    if isinstance(search, str) and search.startswith("qdrant://"):
+        from retrieval_index.qdrant import QdrantIndex
+
+        return QdrantIndex.open(search)
     if isinstance(search, str | Path):
         from retrieval_index import PassageIndex
 
