@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         RetrievalError,
     )
     from retrieval_index.index import PassageIndex
+    from retrieval_index.rerank import Reranked
     from retrieval_index.update import update_index
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "MissingPackageError",
     "PassageIndex",
     "RetrievalClient",
+    "Reranked",
     "RetrievalError",
     "SentenceTransformerEncoder",
     "build_index",
@@ -60,6 +62,7 @@ _ROOMS = {
     "make_encoder": "encoders",
     "PassageIndex": "index",
     "RetrievalClient": "client",
+    "Reranked": "rerank",
     "update_index": "update",
 }
 
