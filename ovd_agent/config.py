@@ -30,8 +30,9 @@ class EnvironmentConfig:
     """JSON Lines file of held-out tasks, instead of the generated ones."""
     search: str | None = None
     """Index folder to search (WebQA), instead of the generated encyclopedia."""
-    teacher: Literal["oracle", "oracle-brief"] = "oracle"
-    """Who scores and demonstrates. "oracle-brief" demonstrates without thinking aloud."""
+    teacher: str = "oracle"
+    """Who scores and demonstrates: "oracle", "oracle-brief", which demonstrates without thinking
+    aloud, or "openai:MODEL@URL", a model behind an OpenAI-compatible server."""
     reward: RewardMode = "outcome"
     outcome: Outcome = "exact_match"
     """Which grade the outcome pays."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "test"]
 Tasks = str | Path | Sequence[Task] | None
-TeacherLike = Teacher | Literal["oracle", "oracle-brief"] | None
+TeacherLike = Teacher | str | None
 Made = tuple[Scenario, Sequence[Task]]
 
 _RULES = tuple(field.name for field in fields(Rules))
@@ -136,9 +136,15 @@ def _teacher(teacher: Any, rules: Rules, search: SearchEngine | None) -> Teacher
         # An index can look gold passages up by id, which tells the oracle what to search for.
         lookup, aloud = getattr(search, "get", None), teacher == "oracle"
         return OracleTeacher(lookup, max_turns=rules.max_turns, thinks_aloud=aloud)
+    if isinstance(teacher, str) and teacher.startswith("openai:"):
+        from ovd_envs.teachers.llm import LLMOptions, LLMTeacher
+
+        model, _, url = teacher.removeprefix("openai:").partition("@")
+        return LLMTeacher(LLMOptions(model, url) if url else LLMOptions(model))
     if teacher is not None and not isinstance(teacher, Teacher):
         raise OptionError(
-            f"teacher={teacher!r}: expected 'oracle', 'oracle-brief', None or a Teacher"
+            f"teacher={teacher!r}: expected 'oracle', 'oracle-brief', 'openai:MODEL@URL', None or a"
+            " Teacher"
         )
     return teacher
 
