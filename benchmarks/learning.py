@@ -1,6 +1,6 @@
 """How much a student learns, over seeds: `python benchmarks/learning.py --task qa --seeds 0 1 2`.
 
-Runs `scripts/demo_train.py` for each seed, in runs/learning, and writes held-out EM before and
+Runs `scripts/demo.py` for each seed, in runs/learning, and writes held-out EM before and
 after, acceptance and the ledger to benchmarks/results. A run that was stopped goes on where it was,
 one that is finished is read, and seeds that were recorded before stay in the table.
 """
@@ -48,7 +48,7 @@ def main(config: Learning) -> None:
     for seed in config.seeds:
         out = config.runs / f"{name}-{seed}"
         if not (out / "summary.json").exists():
-            command = [sys.executable, str(ROOT / "scripts/demo_train.py"), "--task", config.task]
+            command = [sys.executable, str(ROOT / "scripts/demo.py"), "--task", config.task]
             command += ["--seed", str(seed), "--out", str(out)]
             command += ["--updates", str(config.updates)] if config.updates else []
             subprocess.run(command, check=True)
@@ -62,7 +62,7 @@ def main(config: Learning) -> None:
 
 
 def show(task: str, results: dict[str, dict[str, Any]]) -> None:
-    table = Table(title=f"demo-train, {task}: held-out EM, greedy")
+    table = Table(title=f"demo, {task}: held-out EM, greedy")
     for column in ("seed", "before", "after", "per hop", "accepted, by update", "minutes"):
         table.add_column(column)
     for seed, row in results.items():

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from retrieval_index.errors import REBUILD, IndexFileError, MissingPackageError, RetrievalError
-from retrieval_index.flat import FACTORY, Floats, Rows, has_faiss, search_flat
+from retrieval_index.flat import FACTORY, Floats, Rows, forget, has_faiss, search_blocks
 
 FLAT_ROWS = 1_000_000
 """Up to so many passages every vector is compared: exact, and nothing to train."""
@@ -68,6 +68,7 @@ def build_approximate(vectors: Floats, factory: str, path: Path, seed: int = 0) 
         index.train(_sample(vectors, _training_rows(index, rows), seed))
     for start in range(0, rows, _ADD_ROWS):
         index.add(np.ascontiguousarray(vectors[start : start + _ADD_ROWS]))
+        forget(vectors)
     path.parent.mkdir(exist_ok=True)
     faiss.write_index(index, str(path))
 
@@ -83,8 +84,13 @@ def _training_rows(index: Any, rows: int) -> int:
 
 
 def _sample(vectors: Floats, count: int, seed: int) -> Floats:
-    rows = np.random.default_rng(seed).choice(len(vectors), size=count, replace=False)
-    return np.ascontiguousarray(vectors[np.sort(rows)])
+    rows = np.sort(np.random.default_rng(seed).choice(len(vectors), size=count, replace=False))
+    sample = np.empty((count, vectors.shape[1]), dtype=np.float32)
+    for start in range(0, count, _ADD_ROWS):
+        block = rows[start : start + _ADD_ROWS]
+        sample[start : start + len(block)] = vectors[block]
+        forget(vectors)
+    return sample
 
 
 class Approximate:
@@ -139,7 +145,7 @@ def tune(index: Approximate, vectors: Floats, queries: Floats) -> Tuning:
     """The first setting that reaches a recall@10 of 0.95 against exact search, or the most
     thorough one if none does: first more lists or links, then more candidates."""
     k = min(TUNED_K, len(vectors))
-    _, exact = search_flat(queries, vectors, k)
+    exact = search_blocks(queries, vectors, k)
     tuning = Tuning("", CANDIDATES[0], 0.0, len(queries))
     for candidates, parameters in product(CANDIDATES, index.settings()):
         index.look(parameters)

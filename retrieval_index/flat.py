@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import mmap
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,25 @@ def search_flat(queries: Floats, vectors: Floats, k: int) -> tuple[Floats, Rows]
         set_blas_threshold(faiss, vectors.shape[1])
         return faiss.knn(queries, np.asarray(vectors), k, metric=faiss.METRIC_INNER_PRODUCT)
     return search_numpy(queries, vectors, k)
+
+
+def search_blocks(queries: Floats, vectors: Floats, k: int) -> Rows:
+    """The rows of `search_flat`, in no order, without holding more than a block in memory."""
+    scores = np.zeros((len(queries), 0), dtype=np.float32)
+    rows = np.zeros((len(queries), 0), dtype=np.int64)
+    for start in range(0, len(vectors), _BLOCK_ROWS):
+        block = vectors[start : start + _BLOCK_ROWS]
+        found, places = search_flat(queries, block, min(k, len(block)))
+        scores, rows = _best(np.hstack([scores, found]), np.hstack([rows, places + start]), k)
+        forget(vectors)
+    return rows
+
+
+def forget(vectors: Floats) -> None:
+    """Take the pages of a memory-mapped array out of this process; the file keeps them."""
+    mapped = getattr(vectors, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def search_numpy(queries: Floats, vectors: Floats, k: int) -> tuple[Floats, Rows]:

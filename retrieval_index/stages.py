@@ -139,6 +139,7 @@ def encode(encoder: Encoder, work: Workplace, progress: bool | None, ray: str | 
             truncated += cut
             if start // _SHARD < end // _SHARD or end == rows:
                 vectors.flush()
+                flat.forget(vectors)
                 work.finish("encoded", (end, truncated))
             advance(end - start)
             start = end

@@ -188,10 +188,10 @@ def line_chart(
     y = Axis(y_ticks[0], y_ticks[-1], BOTTOM, TOP)
     x_ticks = [tick for tick in round_ticks(x.low, x.high, 5) if x.low <= tick <= x.high]
     marks = [mark for each in series for mark in _marks(each, x, y)]
-    return _drawing(
+    return drawing(
         about,
-        *_y_axis(y, y_ticks, y_label),
-        *_x_axis([(x.at(tick), _number(tick)) for tick in x_ticks if tick % 1 == 0], x_label),
+        *y_axis(y, y_ticks, y_label),
+        *x_axis([(x.at(tick), _number(tick)) for tick in x_ticks if tick % 1 == 0], x_label),
         *marks,
     )
 
@@ -225,15 +225,15 @@ def bar_chart(
     # About 36 characters fit under the axis.
     every = math.ceil(len(labels) * max(map(len, labels)) / 36)
     ticks = [(LEFT + (place + 0.5) * slot, label) for place, label in enumerate(labels)][::every]
-    return _drawing(about, *_y_axis(y, y_ticks, y_label), *bars, *_x_axis(ticks, x_label))
+    return drawing(about, *y_axis(y, y_ticks, y_label), *bars, *x_axis(ticks, x_label))
 
 
-def _drawing(about: str, *children: Element) -> Element:
+def drawing(about: str, *children: Element) -> Element:
     box = f"0 0 {WIDTH} {HEIGHT}"
     return node("svg", *children, viewBox=box, role="img", aria_label=about)
 
 
-def _y_axis(axis: Axis, ticks: Sequence[float], label: str) -> list[Element]:
+def y_axis(axis: Axis, ticks: Sequence[float], label: str) -> list[Element]:
     parts = [node("text", label, x=0, y=10, class_="axis")]
     for tick in ticks:
         at = axis.at(tick)
@@ -244,7 +244,7 @@ def _y_axis(axis: Axis, ticks: Sequence[float], label: str) -> list[Element]:
     return parts
 
 
-def _x_axis(ticks: Sequence[tuple[float, str]], label: str) -> list[Element]:
+def x_axis(ticks: Sequence[tuple[float, str]], label: str) -> list[Element]:
     parts = [
         node("text", text, x=round(at, 2), y=BOTTOM + 16, text_anchor="middle")
         for at, text in ticks

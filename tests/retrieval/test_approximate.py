@@ -10,6 +10,7 @@ from retrieval_index import build_index
 from retrieval_index.approximate import FLAT_ROWS, Approximate, choose_factory
 from retrieval_index.documents import Document
 from retrieval_index.errors import IndexExistsError, IndexFileError, RetrievalError
+from retrieval_index.flat import search_blocks, search_flat
 from retrieval_index.index import PassageIndex
 
 FACTORIES = ("IVF16,SQ8", "IVF16,Flat", "HNSW16", "PQ16x4fs", "SQ8")
@@ -107,3 +108,16 @@ def test_a_damaged_file_is_named(index, tmp_path):
         PassageIndex.open(broken)
     with pytest.raises(IndexFileError, match="expected 7; delete"):
         Approximate(index.generation / "dense/index.faiss", 7)
+
+
+@pytest.mark.parametrize("count", [1, 5, 70_000])
+def test_searching_by_blocks_finds_the_same_rows(count, tmp_path):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "v.npy", rng.standard_normal((count, 8)).astype(np.float32))
+    vectors = np.load(tmp_path / "v.npy", mmap_mode="r")
+    queries = rng.standard_normal((6, 8)).astype(np.float32)
+    k = min(7, count)
+    found = search_blocks(queries, vectors, k)
+    expected = search_flat(queries, vectors, k)[1]
+    np.testing.assert_array_equal(np.sort(found, 1), np.sort(expected, 1))
+    assert float(vectors[0, 0]) == np.load(tmp_path / "v.npy")[0, 0]  # what is forgotten is read

@@ -1,0 +1,129 @@
+"""The report of a comparison: every seed as a dot, differences with intervals, the ledgers."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from xml.etree.ElementTree import Element, tostring
+
+from ovd_agent.comparison import LEDGER, LEVEL, TIE, Difference, Run
+from ovd_agent.report.charts import (
+    BOTTOM,
+    LEFT,
+    RIGHT,
+    STYLE,
+    TOP,
+    Axis,
+    Series,
+    drawing,
+    line_chart,
+    node,
+    x_axis,
+    y_axis,
+)
+
+Arms = Mapping[str, Sequence[Run]]
+Differences = Mapping[str, Difference]
+
+
+def write_csv(path: Path, arms: Arms) -> None:
+    """A line for each run: arm, seed, exact match, whether it collapsed, and the ledger."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["arm", "seed", "em", "collapsed", *LEDGER])
+        for name, runs in arms.items():
+            for run in runs:
+                ledger = [f"{run.ledger[key]:g}" for key in LEDGER]
+                writer.writerow([name, run.seed, f"{run.em:.4f}", int(run.collapsed), *ledger])
+    temporary.replace(path)
+
+
+def write_page(path: Path, title: str, arms: Arms, differences: Differences, baseline: str) -> None:
+    """One HTML file, without anything from outside."""
+    head = node("head", node("meta", charset="utf-8"), node("title", title), node("style", STYLE))
+    body = node(
+        "main",
+        node("h1", title),
+        node("h2", "Exact match after training, every seed a dot"),
+        node("figure", _dots(arms)),
+        node("h2", f"Difference to {baseline}, same seeds and questions"),
+        _differences(arms, differences, baseline),
+        node("p", _legend(), class_="note"),
+        node("h2", "Accepted, update by update (mean over seeds)"),
+        node("figure", _acceptance(arms)),
+        node("h2", "What it took (mean of a run)"),
+        _ledger(arms),
+    )
+    page = node("html", head, node("body", body), lang="en")
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text("<!doctype html>\n" + tostring(page, "unicode", "html"), "utf-8")
+    temporary.replace(path)
+
+
+def _legend() -> str:
+    return (
+        f"Intervals hold {LEVEL:.0%} of a bootstrap over seeds and questions. Arms tie only where"
+        f" the interval lies within ±{TIE}; where it does not, and holds zero, or where there are"
+        " fewer than three seeds, nothing is decided. A run collapsed if it ended below 0.05, or"
+        " below half of its best evaluation."
+    )
+
+
+def _dots(arms: Arms) -> Element:
+    y = Axis(0.0, 1.0, BOTTOM, TOP)
+    slot = (RIGHT - LEFT) / len(arms)
+    marks: list[Element] = []
+    ticks: list[tuple[float, str]] = []
+    for place, (name, runs) in enumerate(arms.items()):
+        middle = LEFT + (place + 0.5) * slot
+        ticks.append((middle, name))
+        for number, run in enumerate(runs):
+            shift = (number - (len(runs) - 1) / 2) * min(12.0, slot / (len(runs) + 1))
+            about = node("title", f"{name}, seed {run.seed}: {run.em:.3f}")
+            at = {"cx": round(middle + shift, 2), "cy": y.at(run.em), "r": 4}
+            marks.append(node("circle", about, class_=f"dot c{place % 3}", **at))
+    axis = y_axis(y, [0.0, 0.25, 0.5, 0.75, 1.0], "exact match")
+    return drawing("Exact match of every run", *axis, *x_axis(ticks, "arm"), *marks)
+
+
+def _acceptance(arms: Arms) -> Element:
+    series: list[Series] = []
+    for place, (name, runs) in enumerate(arms.items()):
+        length = min(len(run.acceptance) for run in runs)
+        means = [sum(run.acceptance[at] for run in runs) / len(runs) for at in range(length)]
+        series.append(Series(name, list(enumerate(means, start=1)), place % 3))
+    last = max((len(each.points) for each in series), default=1)
+    return line_chart(
+        series, about="Acceptance by update", x_high=last, x_label="update", y_label="accepted"
+    )
+
+
+def _differences(arms: Arms, differences: Differences, baseline: str) -> Element:
+    header = ("arm", "seeds", "mean EM", "collapsed", f"minus {baseline}", "interval", "verdict")
+    rows: list[Sequence[str]] = []
+    for name, runs in arms.items():
+        mean = sum(run.em for run in runs) / len(runs)
+        collapsed = sum(run.collapsed for run in runs)
+        cells = [name, str(len(runs)), f"{mean:.3f}", f"{collapsed} of {len(runs)}"]
+        if name in differences:
+            found = differences[name]
+            interval = f"{found.low:+.3f} to {found.high:+.3f}"
+            cells += [f"{found.mean:+.3f}", interval, found.verdict]
+        rows.append(cells + [""] * (len(header) - len(cells)))
+    return _table(header, rows)
+
+
+def _ledger(arms: Arms) -> Element:
+    rows = [
+        [name, *(f"{sum(run.ledger[key] for run in runs) / len(runs):,.0f}" for key in LEDGER)]
+        for name, runs in arms.items()
+    ]
+    return _table(["arm", *(key.replace("_", " ") for key in LEDGER)], rows)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Element:
+    head = node("tr", *(node("th", cell) for cell in header))
+    body = [node("tr", *(node("td", cell) for cell in row)) for row in rows]
+    return node("table", node("thead", head), node("tbody", *body))

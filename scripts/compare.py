@@ -1,0 +1,168 @@
+"""Compare algorithms, or options, over paired seeds: `python scripts/compare.py --plan plan.toml`.
+
+A plan names a baseline, seeds, what all arms have in common, and the arms, by the options of
+scripts/train.py:
+
+    baseline = "sft"
+    seeds = [0, 1, 2]
+
+    [common]
+    updates = 8
+    environment.world_seed = 3
+
+    [arms.sft]
+    algorithm = "sft"
+
+    [arms.ovd]
+    algorithm = "ovd"
+    ovd.statistics = "none"
+
+Each arm is trained with each seed by scripts/train.py, which resumes; what is finished is read.
+Writes results.csv and comparison.html.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from ovd_agent.comparison import Difference, Run, difference, grades, read_run
+from ovd_agent.report.comparison import write_csv, write_page
+from ovd_envs.errors import OptionError
+
+TRAIN = Path(__file__).with_name("train.py")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train arms and compare."""
+
+    plan: Path
+    """A TOML file."""
+    out: Path = Path("runs/compare")
+    only_read: bool = False
+    """Train nothing: compare the runs that are finished."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    baseline: str
+    seeds: list[int]
+    common: Mapping[str, Any]
+    arms: Mapping[str, Mapping[str, Any]]
+
+
+def main(options: Options) -> int:
+    try:
+        plan = read_plan(options.plan)
+        for seed in plan.seeds:  # seed by seed, so that a comparison broken off is a paired one
+            for arm in plan.arms:
+                if not options.only_read:
+                    train(plan, arm, seed, options.out / f"{arm}-{seed}")
+        arms = finished(plan, options.out)
+        differences = {
+            name: difference(grades(runs), grades(arms[plan.baseline]))
+            for name, runs in arms.items()
+            if name != plan.baseline
+        }
+    except OptionError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped: the same command goes on", file=sys.stderr)
+        return 130
+    write_csv(options.out / "results.csv", arms)
+    title = f"Comparison {options.plan.stem}"
+    write_page(options.out / "comparison.html", title, arms, differences, plan.baseline)
+    show(arms, differences, plan.baseline)
+    print(f"report: {options.out / 'comparison.html'}")
+    return 0
+
+
+def read_plan(path: Path) -> Plan:
+    """Raises OptionError for a plan that cannot be read or lacks something."""
+    try:
+        data = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise OptionError(f"plan {path}: no such file") from None
+    except tomllib.TOMLDecodeError as error:
+        raise OptionError(f"plan {path}: not TOML ({error})") from None
+    unknown = set(data) - {"baseline", "seeds", "common", "arms"}
+    arms, seeds = data.get("arms", {}), data.get("seeds", [])
+    if unknown:
+        raise OptionError(f"plan {path}: {sorted(unknown)[0]!r} is not known")
+    if data.get("baseline") not in arms or len(arms) < 2:
+        raise OptionError(f"plan {path}: expected two [arms.NAME] and `baseline` to be one of them")
+    if not seeds or not all(type(seed) is int for seed in seeds) or len(set(seeds)) < len(seeds):
+        raise OptionError(f"plan {path}: seeds={seeds!r}: expected different integers")
+    return Plan(data["baseline"], seeds, data.get("common", {}), arms)
+
+
+def arguments(options: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Options of a plan as those of a command line."""
+    found: list[str] = []
+    for key, value in options.items():
+        name = f"{prefix}{key.replace('_', '-')}"
+        if isinstance(value, Mapping):
+            found += arguments(value, f"{name}.")
+        elif isinstance(value, bool):
+            head, _, last = name.rpartition(".")
+            found.append(f"--{name}" if value else f"--{head}{'.' if head else ''}no-{last}")
+        elif isinstance(value, list):
+            found += [f"--{name}", *map(str, value)]
+        else:
+            found += [f"--{name}", str(value)]
+    return found
+
+
+def train(plan: Plan, arm: str, seed: int, out: Path) -> None:
+    if (out / "summary.json").exists():
+        return
+    command = [sys.executable, str(TRAIN), "--out", str(out), "--seed", str(seed)]
+    command += arguments(plan.common) + arguments(plan.arms[arm])
+    Console(stderr=True).print(f"{arm}, seed {seed}")
+    code = subprocess.run(command, check=False).returncode
+    if code == 130:
+        raise KeyboardInterrupt
+    if code:
+        raise OptionError(f"arm {arm!r}, seed {seed}: {' '.join(command[1:])} ended with {code}")
+
+
+def finished(plan: Plan, out: Path) -> dict[str, list[Run]]:
+    """The runs of the seeds that every arm has finished. Raises OptionError if there is none."""
+    seeds = [
+        seed
+        for seed in plan.seeds
+        if all((out / f"{arm}-{seed}/summary.json").exists() for arm in plan.arms)
+    ]
+    if not seeds:
+        raise OptionError(f"{out}: no seed is finished in every arm")
+    return {arm: [read_run(out / f"{arm}-{seed}") for seed in seeds] for arm in plan.arms}
+
+
+def show(
+    arms: Mapping[str, list[Run]], differences: Mapping[str, Difference], baseline: str
+) -> None:
+    table = Table("arm", "EM, by seed", "mean", "collapsed", f"minus {baseline}", "verdict")
+    for name, runs in arms.items():
+        each = " ".join(f"{run.em:.2f}" for run in runs)
+        mean = sum(run.em for run in runs) / len(runs)
+        cells = [name, each, f"{mean:.3f}", f"{sum(run.collapsed for run in runs)} of {len(runs)}"]
+        if found := differences.get(name):
+            interval = f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
+            cells += [interval, found.verdict]
+        table.add_row(*cells)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Options, description=__doc__)))

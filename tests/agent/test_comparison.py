@@ -1,0 +1,205 @@
+"""The statistics of a comparison against known cases, and the command from plan to report."""
+
+import csv
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ovd_agent.algorithms.ovd import OVD
+from ovd_agent.comparison import Difference, Run, difference, grades
+from ovd_agent.config import RolloutConfig, TrainConfig
+from ovd_agent.trainer import Trainer
+from ovd_envs.errors import OptionError
+
+ROOT = Path(__file__).parents[2]
+SPEC = importlib.util.spec_from_file_location("compare", ROOT / "scripts/compare.py")
+compare = importlib.util.module_from_spec(SPEC)
+sys.modules["compare"] = compare
+SPEC.loader.exec_module(compare)
+
+
+def run(em, seed=0, evaluations=(0.0,)):
+    return Run(seed, {"a": em, "b": em}, (*evaluations, em), {}, ())
+
+
+def test_equal_arms_differ_by_nothing():
+    arm = np.random.default_rng(0).integers(0, 2, (4, 50)).astype(float)
+    assert difference(arm, arm) == Difference(0.0, 0.0, 0.0, 4)
+    assert difference(arm, arm).verdict == "tie"
+
+
+def test_a_constant_difference_has_no_spread():
+    found = difference(np.ones((3, 40)), np.zeros((3, 40)))
+    assert (found.mean, found.low, found.high, found.verdict) == (1.0, 1.0, 1.0, "higher")
+    assert difference(np.zeros((3, 40)), np.ones((3, 40))).verdict == "lower"
+
+
+def test_the_interval_is_that_of_the_normal_case():
+    """Many questions and independent seeds: the spread is that of the mean of the seeds."""
+    rng = np.random.default_rng(1)
+    effects = rng.normal(0.1, 0.2, 200)
+    found = difference(np.repeat(effects[:, None], 30, axis=1), np.zeros((200, 30)))
+    error = effects.std() / np.sqrt(200)
+    assert found.low == pytest.approx(effects.mean() - 1.645 * error, abs=0.1 * error)
+    assert found.high == pytest.approx(effects.mean() + 1.645 * error, abs=0.1 * error)
+
+
+def test_questions_that_all_seeds_share_spread_too():
+    """One question in four is answered by all seeds alike: seeds alone would see no spread."""
+    arm = np.tile(np.array([1.0, 0, 0, 0] * 10), (5, 1))
+    found = difference(arm, np.zeros((5, 40)))
+    error = np.sqrt(0.25 * 0.75 / 40)
+    assert found.high - found.low == pytest.approx(2 * 1.645 * error, rel=0.1)
+
+
+def test_it_covers_the_truth_about_as_often_as_it_says():
+    rng = np.random.default_rng(2)
+    hits = 0
+    for trial in range(200):
+        chance = np.clip(0.5 + 0.1 * rng.standard_normal((8, 1)), 0, 1)
+        arm = (rng.random((8, 100)) < chance).astype(float)
+        found = difference(arm, np.full((8, 100), 0.5), draws=1000, seed=trial)
+        hits += found.low <= 0 <= found.high
+    assert 0.8 < hits / 200 < 0.98
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "seeds", "verdict"),
+    [
+        (-0.02, 0.02, 8, "tie"),
+        (0.01, 0.02, 8, "tie"),
+        (0.01, 0.2, 3, "higher"),
+        (-0.2, -0.01, 3, "lower"),
+        (-0.2, 0.2, 3, "undecided"),
+        (0.1, 0.2, 2, "undecided"),
+    ],
+)
+def test_the_word_for_it(low, high, seeds, verdict):
+    assert Difference(0.0, low, high, seeds).verdict == verdict
+
+
+def test_a_run_that_never_learned_or_lost_half_collapsed():
+    assert run(0.04).collapsed
+    assert run(0.4, evaluations=(0.0, 0.9)).collapsed
+    assert not run(0.5, evaluations=(0.0, 0.9)).collapsed
+
+
+def test_runs_of_other_questions_are_not_compared():
+    other = Run(1, {"a": 1.0, "c": 0.0}, (0.5,), {}, ())
+    with pytest.raises(OptionError, match="seed 1 was evaluated on other questions than seed 0"):
+        grades([run(1.0), other])
+    with pytest.raises(OptionError, match="are not paired"):
+        difference(np.zeros((2, 3)), np.zeros((3, 3)))
+
+
+def test_options_become_those_of_the_command_line():
+    plan = {"updates": 3, "environment": {"world_seed": 2, "difficulty": [1, 2]}}
+    assert compare.arguments(plan) == [
+        *("--updates", "3", "--environment.world-seed", "2"),
+        *("--environment.difficulty", "1", "2"),
+    ]
+    assert compare.arguments({"ovd": {"divide_by_std": False}}) == ["--ovd.no-divide-by-std"]
+    assert compare.arguments({"ovd": {"divide_by_std": True}}) == ["--ovd.divide-by-std"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seeds = [", "not TOML"),
+        ("seeds = [1]", r"expected two \[arms.NAME\] and `baseline`"),
+        ("speed = 1", "'speed' is not known"),
+        ('baseline = "a"\nseeds = [1, 1]\n[arms.a]\n[arms.b]', "expected different integers"),
+    ],
+)
+def test_a_wrong_plan_is_one_sentence(tmp_path, text, message):
+    (tmp_path / "plan.toml").write_text(text)
+    with pytest.raises(OptionError, match=message):
+        compare.read_plan(tmp_path / "plan.toml")
+    with pytest.raises(OptionError, match="no such file"):
+        compare.read_plan(tmp_path / "none.toml")
+
+
+PLAN = """
+baseline = "sft"
+seeds = [0, 1]
+[common]
+updates = 1
+[arms.sft]
+algorithm = "sft"
+[arms.ovd]
+algorithm = "ovd"
+ovd.samples = 2
+"""
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """The folder of one small run."""
+    out = tmp_path_factory.mktemp("real") / "run"
+    rollout = RolloutConfig(max_new_tokens=3, max_length=900, slots=8)
+    small = {"student": "tiny", "updates": 1, "tasks_per_update": 2, "eval_count": 3}
+    Trainer(TrainConfig(out=out, rollout=rollout, ovd=OVD(samples=2), **small)).run()
+    return out
+
+
+@pytest.fixture
+def trained(real, tmp_path, monkeypatch):
+    """A plan, and a stand-in for train.py that leaves the files of that run."""
+    (tmp_path / "plan.toml").write_text(PLAN)
+    commands = []
+
+    def run_script(command, check):
+        commands.append(command)
+        out = Path(command[command.index("--out") + 1])
+        shutil.copytree(real, out)
+        summary = json.loads((out / "summary.json").read_text())
+        summary["seed"] = int(command[command.index("--seed") + 1])
+        (out / "summary.json").write_text(json.dumps(summary))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(compare.subprocess, "run", run_script)
+    return compare.Options(tmp_path / "plan.toml", tmp_path / "out"), commands
+
+
+def test_from_a_plan_to_a_report_and_again_without_training(trained, capsys):
+    options, commands = trained
+    assert compare.main(options) == 0
+    assert "undecided" in capsys.readouterr().out  # two seeds decide nothing
+    trained_in_order = [Path(command[command.index("--out") + 1]).name for command in commands]
+    assert trained_in_order == ["sft-0", "ovd-0", "sft-1", "ovd-1"]
+    assert commands[1][-6:] == ["--updates", "1", "--algorithm", "ovd", "--ovd.samples", "2"]
+    rows = list(csv.DictReader((options.out / "results.csv").open()))
+    assert [(row["arm"], row["seed"]) for row in rows] == [
+        *(("sft", "0"), ("sft", "1"), ("ovd", "0"), ("ovd", "1"))
+    ]
+    page = (options.out / "comparison.html").read_text()
+    assert len(re.findall(r'<circle class="dot', page)) >= 4
+    assert compare.main(options) == 0
+    assert len(commands) == 4  # what is finished is read
+
+
+def test_only_seeds_that_all_arms_finished_are_compared(trained, capsys):
+    options, _ = trained
+    assert compare.main(options) == 0
+    shutil.rmtree(options.out / "ovd-1")
+    assert compare.main(replace(options, only_read=True)) == 0
+    assert len(list(csv.DictReader((options.out / "results.csv").open()))) == 2
+    shutil.rmtree(options.out / "sft-0")
+    assert compare.main(replace(options, only_read=True)) == 2
+    assert "no seed is finished in every arm" in capsys.readouterr().err
+
+
+def test_a_run_that_fails_is_named(trained, monkeypatch, capsys):
+    options, _ = trained
+    failed = subprocess.CompletedProcess([], 2)
+    monkeypatch.setattr(compare.subprocess, "run", lambda command, check: failed)
+    assert compare.main(options) == 2
+    assert "arm 'sft', seed 0" in capsys.readouterr().err
