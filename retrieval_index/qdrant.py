@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -103,7 +104,7 @@ def export(
                 )
                 for row in rows
             ]
-            _reached(lambda points=points: client.upsert(collection, points, wait=True))
+            _reached(partial(client.upsert, collection, points, wait=True))
             advance(len(rows))
     return QdrantIndex(client, collection, index.encoder)
 
