@@ -50,27 +50,35 @@ class Tuning:
     queries: int
 
 
-def build_approximate(vectors: Floats, factory: str, path: Path, seed: int = 0) -> None:
-    """Train an index of the type that `factory` names, add all vectors, and write it.
+def check_factory(factory: str, dimension: int, rows: int) -> None:
+    """Raises RetrievalError for a type that faiss does not know, or that has more lists than there
+    are passages; before anything is encoded."""
+    if factory != FACTORY:
+        _training_rows(_empty(factory, dimension), rows)
 
-    Raises RetrievalError for a factory string that faiss does not know.
-    """
-    faiss = _faiss(factory)
+
+def build_approximate(vectors: Floats, factory: str, path: Path, seed: int = 0) -> None:
+    """Train an index of the type that `factory` names, add all vectors, and write it."""
     rows, dimension = vectors.shape
-    try:
-        index = faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT)
-    except RuntimeError:
-        raise RetrievalError(
-            f"index={factory!r}: faiss knows no such index for {dimension} dimensions; expected"
-            " 'auto', 'Flat', or a factory string such as 'IVF1024,SQ8' or 'HNSW32'"
-        ) from None
+    index = _empty(factory, dimension)
     if not index.is_trained:
         index.train(_sample(vectors, _training_rows(index, rows), seed))
     for start in range(0, rows, _ADD_ROWS):
         index.add(np.ascontiguousarray(vectors[start : start + _ADD_ROWS]))
         forget(vectors)
     path.parent.mkdir(exist_ok=True)
-    faiss.write_index(index, str(path))
+    _faiss(factory).write_index(index, str(path))
+
+
+def _empty(factory: str, dimension: int) -> Any:
+    faiss = _faiss(factory)
+    try:
+        return faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError:
+        raise RetrievalError(
+            f"index={factory!r}: faiss knows no such index for {dimension} dimensions; expected"
+            " 'auto', 'Flat', or a factory string such as 'IVF1024,SQ8' or 'HNSW32'"
+        ) from None
 
 
 def _training_rows(index: Any, rows: int) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from retrieval_index import flat
-from retrieval_index.approximate import choose_factory
+from retrieval_index.approximate import check_factory, choose_factory
 from retrieval_index.bm25 import check_installed as check_bm25_installed
 from retrieval_index.cluster import check_installed as check_ray_installed
 from retrieval_index.corpus import (
@@ -21,7 +21,7 @@ from retrieval_index.corpus import (
 )
 from retrieval_index.documents import Document
 from retrieval_index.encoders import Encoder, make_encoder
-from retrieval_index.errors import CorpusError, IndexExistsError
+from retrieval_index.errors import CorpusError, IndexExistsError, RetrievalError
 from retrieval_index.index import PassageIndex
 from retrieval_index.manifest import (
     CURRENT,
@@ -87,6 +87,10 @@ def build_index(
         work = Workplace(target, plan, restart=restart)
         try:
             return _build(corpus, work, chosen, plan, ray, progress)
+        except RetrievalError:
+            if work.done("encoded") is None:  # a mistake, before there was anything to lose
+                work.discard()
+            raise
         finally:
             # What was read from a program cannot be checked to be the same the next time, and a
             # corpus with a mistake in it will be another one.
@@ -108,6 +112,7 @@ def _build(
     factory, reason = choose_factory(record.rows)
     if plan["index"] != "auto":
         factory, reason = plan["index"], "as asked for"
+    check_factory(factory, encoder.dimension, record.rows)
     encoder = fit(encoder, work)
     existing = live_generation(work.target)
     if existing is None:
