@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
+from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -21,13 +22,13 @@ OFFSETS_FILE = "corpus/part-00000.offsets.npy"
 def write_passages(documents: Iterable[Document], folder: Path) -> int:
     """Store passages in `folder` for row access; returns their number."""
     (folder / TEXT_FILE).parent.mkdir(parents=True)
-    offsets = [0]
+    offsets = array("q", [0])
     with (folder / TEXT_FILE).open("wb") as file:
         for document in documents:
             record = {"id": document.id, "title": document.title, "text": document.text}
             # ASCII, so that even a lone surrogate in a passage survives the trip.
             offsets.append(offsets[-1] + file.write(json.dumps(record).encode("ascii") + b"\n"))
-    np.save(folder / OFFSETS_FILE, np.array(offsets, dtype=np.int64))
+    np.save(folder / OFFSETS_FILE, np.frombuffer(offsets, dtype=np.int64))
     return len(offsets) - 1
 
 

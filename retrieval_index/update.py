@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -103,7 +104,7 @@ def _update(
     corpus, bm25 = manifest.corpus, manifest.bm25 is not None
     source = corpus.source.removesuffix(_EDITED) + _EDITED
     kept = (passage for passage in index.passages if passage.id not in gone)
-    passages = _both(kept, split_passages(_passages(add), corpus.chunk))
+    passages = chain(kept, split_passages(_passages(add), corpus.chunk))
     record = store_passages(check_passages(passages), source, corpus.chunk, work, progress)
     if (index.generation / ENCODER_FILE).exists() and not work.done("fit"):
         (work.folder / ENCODER_FILE).parent.mkdir(exist_ok=True)
@@ -121,11 +122,6 @@ def _passages(add: Source | Iterable[Document] | None) -> Iterable[Document]:
     if add is None:
         return ()
     return read_corpus(add) if isinstance(add, str | Path) else add
-
-
-def _both(one: Iterable[Document], other: Iterable[Document]) -> Iterator[Document]:
-    yield from one
-    yield from other
 
 
 def _copy_vectors(index: PassageIndex, gone: set[str], rows: int, work: Workplace) -> None:

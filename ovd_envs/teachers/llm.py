@@ -173,17 +173,23 @@ class LLMTeacher:
             return found
         deadline = time.monotonic() + self.options.total_seconds
         wait, why = _WAIT, "no try was made"
+        limited = bool(choice) and self._limits_choice
         while (left := deadline - time.monotonic()) > 0:
             try:
-                reply = self._try(messages, asked, choice, min(left, self.options.try_seconds))
+                seconds = min(left, self.options.try_seconds)
+                reply = self._try(messages, asked, choice if limited else (), seconds)
             except _Retry as fault:
                 why = str(fault)
+                # It may be the limit that the server refuses: read this reply strictly instead.
+                limited = limited and fault.kind != "400"
                 with self._lock:
                     self.usage.faults[fault.kind] += 1
                 pause = wait * (0.5 + random.random()) if fault.after is None else fault.after
                 time.sleep(max(0.0, min(pause, deadline - time.monotonic())))
                 wait = min(2 * wait, _LONGEST_WAIT)
                 continue
+            if choice and not limited:  # and so it was: the others need not try
+                self._limits_choice = False
             if self._cache is not None:
                 self._cache.set(key, reply)
             return reply
@@ -192,8 +198,8 @@ class LLMTeacher:
     def _try(
         self, messages: Messages, asked: dict[str, Any], choice: Sequence[str], seconds: float
     ) -> dict[str, Any]:
-        openai, limited = self._openai, bool(choice) and self._limits_choice
-        extra = {"structured_outputs": {"choice": list(choice)}} if limited else {}
+        openai = self._openai
+        extra = {"structured_outputs": {"choice": list(choice)}} if choice else {}
         with self._lock:
             self.usage.requests += 1
         try:
@@ -210,9 +216,8 @@ class LLMTeacher:
         except (openai.APIConnectionError, self._http_error) as error:
             raise _Retry("connection", f"the connection failed ({_line(error)})") from None
         except openai.BadRequestError as error:
-            if limited:  # a server that cannot limit the reply: read it strictly instead
-                self._limits_choice = False
-                raise _Retry("400", str(error), after=0.0) from None
+            if choice:
+                raise _Retry("400", _line(error), after=0.0) from None
             raise _NoAnswer(f"refused: {_line(error)}") from None
         except (openai.RateLimitError, openai.InternalServerError) as error:
             after = _retry_after(error.response.headers)

@@ -66,7 +66,7 @@ def score_messages(request: ScoreRequest, *, shows_answer: bool) -> Messages:
     episode, turn = request.episode, request.turn
     searches = "<search>" in episode.prompt
     text = turn.action
-    fence = _fence(episode, text)
+    fence = _fence([*(turn.action for turn in episode.turns[: request.index]), text])
     best = request.levels - 1
     marks = {
         "best": best,
@@ -110,10 +110,10 @@ def play_messages(episode: Episode) -> Messages:
     return messages
 
 
-def _fence(episode: Episode, text: str) -> str:
-    """A mark that depends on all that the student wrote, and so cannot be written by him."""
-    written = "\0".join([*(turn.action for turn in episode.turns), text])
-    digest = hashlib.sha256(written.encode("utf-8", "surrogatepass")).hexdigest()
+def _fence(written: list[str]) -> str:
+    """A mark that depends on all that is fenced, and so cannot be written in it; not on later
+    turns, so that a step has the same prompt while the episode goes on and after it."""
+    digest = hashlib.sha256("\0".join(written).encode("utf-8", "surrogatepass")).hexdigest()
     return f"=== {digest[:12]}"
 
 

@@ -210,6 +210,18 @@ def test_a_server_without_structured_output_is_read_strictly(serve):
     assert len(server.bodies) == 3
 
 
+def test_a_step_that_is_refused_for_itself_does_not_end_structured_output(serve):
+    def plan(number, body):
+        return "unknown" if "much too long" in body["messages"][1]["content"] else "8"
+
+    server = serve(plan)
+    teacher = teacher_of(server)
+    scores = [teacher.score([request(text)])[0] for text in ("much too long", "short")]
+    assert [score.level for score in scores] == [None, 8]
+    assert "no such parameter" in scores[0].rationale
+    assert "structured_outputs" in server.bodies[-1]
+
+
 def test_the_cache_answers_the_second_run_and_knows_the_prompt(serve, tmp_path):
     server = serve(lambda number, body: "6")
     for _ in range(2):
@@ -252,6 +264,15 @@ def test_the_fence_cannot_be_written_and_the_answer_is_told_only_if_asked():
     assert "Ada" not in "".join(
         m["content"] for m in score_messages(request("<answer>x</answer>"), shows_answer=False)
     )
+
+
+def test_a_step_is_asked_about_alike_during_and_after_the_episode():
+    during = request()
+    longer = Episode(
+        during.episode.task, PROMPT, turns=[*during.episode.turns, Turn("b", "think", "b")]
+    )
+    after = ScoreRequest(longer, 0)
+    assert score_messages(during, shows_answer=True) == score_messages(after, shows_answer=True)
 
 
 def test_levels_scale_the_rubric_and_ten_is_the_most(serve):
