@@ -126,9 +126,10 @@ def test_killed_at_any_moment_it_ends_the_same(tmp_path, monkeypatch, moments):
         assert len(index) in (40, 50)  # before or after
         if len(index) == 40 or (out / workplace.STATE).exists():
             index = update(out)
+            # One killed after its last step may leave a lock, which is free.
+            assert not list(out.glob("building*"))
         assert index.fingerprint == expected.fingerprint
         same_results(index, expected)
-        assert not list(out.glob("building*"))
     assert moment > 20
 
 
