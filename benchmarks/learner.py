@@ -46,7 +46,7 @@ class Options:
     """Compare optimiser steps."""
 
     student: str = "smollm2"
-    tasks: int = 12
+    tasks: int = 4
     samples: int = 4
     rows_at_once: int = 8
     repetitions: int = 3

@@ -14,10 +14,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ovd_agent.config import TrainConfig
 from ovd_agent.learner.checkpoint import latest_checkpoint
 from ovd_agent.learner.learner import Learner
-from ovd_agent.models import compute_dtype, load_model
+from ovd_agent.models import WHEELS, compute_dtype, converted, load_model
+from ovd_agent.policies.base import TrainedPolicy
+from ovd_agent.policies.served import ServedPolicy
 from ovd_agent.policies.torch import TorchPolicy
+from ovd_agent.policies.vllm import VllmPolicy
 from ovd_agent.rollout import Rollout
 from ovd_envs.episode import Task
+from ovd_envs.errors import OptionError
 from ovd_envs.make import make_scenario
 
 
@@ -30,16 +34,13 @@ class Parts:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     learner: Learner
-    policy: TorchPolicy
+    policy: TrainedPolicy
     rollout: Rollout
     precision: str
 
-    def publish(self) -> None:
-        """Give the learner's weights to the policy."""
-        if self.policy.model is not self.model:
-            weights = self.model.state_dict()
-            self.policy.model.load_state_dict(weights)  # casts as it copies
-        self.policy.weights_changed(self.learner.steps)
+    def publish(self) -> dict[str, float]:
+        """Give the learner's weights to the policy; returns figures for the log."""
+        return self.policy.publish(self.model, self.learner.steps)
 
 
 def assemble(config: TrainConfig) -> Parts:
@@ -55,8 +56,6 @@ def assemble(config: TrainConfig) -> Parts:
     dtype = compute_dtype(device)
     model, tokenizer = load_model(student_path(config.student))
     _moved(model, device)
-    # Where the processor multiplies in bfloat16, the policy decodes from a copy half as large.
-    played = model if dtype == torch.float32 else _moved(copy.deepcopy(model), dtype)
     wants_reference = max(config.ovd.kl, config.grpo.kl) > 0
     learner = Learner(
         model,
@@ -65,9 +64,7 @@ def assemble(config: TrainConfig) -> Parts:
         temperature=config.rollout.temperature,
         autocast=dtype != torch.float32,
     )
-    policy = TorchPolicy(
-        played, tokenizer, slots=config.rollout.slots, max_length=config.rollout.max_length
-    )
+    policy = _policy(config, model, tokenizer, dtype)
     rollout = Rollout(
         scenario,
         policy,
@@ -79,6 +76,41 @@ def assemble(config: TrainConfig) -> Parts:
     precision = f"float32 weights, {str(dtype).removeprefix('torch.')} on {device.type}"
     held = held_out[: config.eval_count]
     return Parts(tasks, held, model, tokenizer, learner, policy, rollout, precision)
+
+
+def _policy(
+    config: TrainConfig,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dtype: torch.dtype,
+) -> TrainedPolicy:
+    chosen, folder = config.rollout, config.out / "weights"
+    if chosen.policy == "torch":
+        # Where the processor multiplies in bfloat16, it decodes from a copy half as large.
+        played = model if dtype == torch.float32 else _moved(copy.deepcopy(model), dtype)
+        return TorchPolicy(played, tokenizer, slots=chosen.slots, max_length=chosen.max_length)
+    if chosen.policy == "vllm":
+        return VllmPolicy(
+            checkpoint_path(config.student),
+            tokenizer,
+            folder=folder,
+            slots=chosen.slots,
+            max_length=chosen.max_length,
+            dtype=dtype,
+        )
+    urls = [url.strip() for url in chosen.policy.split(",")]
+    if not all(url.startswith(("http://", "https://")) for url in urls):
+        raise OptionError(
+            f'rollout.policy={chosen.policy!r}: expected "torch", "vllm" or URLs such as'
+            " http://127.0.0.1:8001"
+        )
+    return ServedPolicy(urls, tokenizer, folder=folder, max_length=chosen.max_length)
+
+
+def checkpoint_path(name: str) -> str:
+    """A folder or id on the Hub that other programs load too, for any name of a student."""
+    path = student_path(name)
+    return str(converted(path)) if path in WHEELS else path
 
 
 def student_path(name: str) -> str:

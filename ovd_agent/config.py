@@ -76,6 +76,9 @@ class EnvironmentConfig:
 class RolloutConfig:
     """How the student plays."""
 
+    policy: str = "torch"
+    """What generates: "torch", "vllm" (in this process), or the URLs of servers that
+    scripts/serve_model.py started with --role student, separated by commas."""
     temperature: float = 1.0
     """Of sampling while training; evaluation is greedy."""
     max_new_tokens: int = 44

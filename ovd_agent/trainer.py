@@ -84,12 +84,13 @@ class Trainer:
         with watch("learn"):
             rows = [row for group in groups for row in self.algorithm.rows(group)]
             learned = self.parts.learner.update(rows, seed=self._number("rows"))
-            self.parts.publish()
+            published = self.parts.publish()
         self.update += 1
         watch.seconds["total"] = time.perf_counter() - start
         return {
             **describe(groups, rows, self.config.ovd.score_levels),
             **learned,
+            **published,
             "tokens_per_second": learned["computed_tokens"] / watch.seconds["learn"],
             "seconds": watch.seconds,
             "peak_memory_mb": peak_memory_mb(),
@@ -130,9 +131,10 @@ class Trainer:
             state = load_checkpoint(
                 self.config.out / "checkpoints", self.parts.model, self.parts.learner
             )
+            self.update, self.seconds = state["update"], state["seconds"]
         except FileNotFoundError:
-            return  # a new run, or one stopped before its first checkpoint
-        self.update, self.seconds = state["update"], state["seconds"]
+            pass  # a new run, or one stopped before its first checkpoint
+        # Also at the beginning: a server may still hold the weights of another run.
         self.parts.publish()
 
     def _save(self) -> None:

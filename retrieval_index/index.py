@@ -64,7 +64,7 @@ class PassageIndex:
             else Approximate(generation / DENSE_FILE, dense.rows, dense.parameters)
         )
         self._bm25 = Bm25.open(generation / BM25_FOLDER) if manifest.bm25 else None
-        self.mode: Mode = self._checked(mode or ("hybrid" if self._bm25 else "dense"))
+        self.mode: Mode = self._checked(mode or _usual_mode(manifest))
         self._check_sizes()
 
     @classmethod
@@ -80,8 +80,8 @@ class PassageIndex:
 
         Sizes are always checked, and with `verify` the hash of every file. `encoder` stands in
         for the one that the manifest names and must have its fingerprint. `mode` is how it
-        searches: "dense", "bm25" or "hybrid", which is the default where it has both. Raises
-        IndexFileError or EncoderError.
+        searches: "dense", "bm25" or "hybrid"; where words are indexed, the default is "bm25" over
+        a hashing encoder and "hybrid" over a model. Raises IndexFileError or EncoderError.
         """
         folder = Path(path)
         generation = live_generation(folder)
@@ -225,6 +225,13 @@ class PassageIndex:
                 f"{self.generation}: its files disagree on the number or size of vectors"
                 f" ({sorted(counts)} rows, shape {self.vectors.shape}); {REBUILD}"
             )
+
+
+def _usual_mode(manifest: Manifest) -> Mode:
+    """What finds most on real questions (docs/retrieval.md): hashed words add nothing to BM25."""
+    if manifest.bm25 is None:
+        return "dense"
+    return "bm25" if manifest.encoder.name == HashingEncoder.name else "hybrid"
 
 
 def _open_generation(

@@ -6,6 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from transformers import PreTrainedModel
+
+from ovd_envs.errors import OVDError
+
+
+class PolicyUnavailable(OVDError, RuntimeError):
+    """No engine answers, or one serves other weights than the learner's."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -57,3 +65,17 @@ class Policy(Protocol):
     def collect(self, at_least: int = 1) -> list[tuple[int, Completion]]: ...
 
     def release(self, key: int) -> None: ...
+
+
+class TrainedPolicy(Policy, Protocol):
+    """A policy that follows a learner."""
+
+    def seed(self, seed: int) -> None:
+        """Restart the random numbers; the trainer does so each update, which makes it resumable."""
+        ...
+
+    def publish(self, model: PreTrainedModel, version: int) -> dict[str, float]:
+        """Take over the weights of `model` and forget what was computed with older ones.
+
+        Returns figures for the log. Raises PolicyUnavailable if other weights are served."""
+        ...

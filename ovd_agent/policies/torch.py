@@ -65,8 +65,15 @@ class TorchPolicy:
         self.seed(seed)
 
     def seed(self, seed: int) -> None:
-        """Restart the random numbers; the trainer does so each update, which makes it resumable."""
+        """Restart the random numbers."""
         self._generator.manual_seed(seed)
+
+    def publish(self, model: PreTrainedModel, version: int) -> dict[str, float]:
+        """Take over the weights of `model`, which may be the very model that is played with."""
+        if self.model is not model:
+            self.model.load_state_dict(model.state_dict())  # casts as it copies
+        self.weights_changed(version)
+        return {}
 
     def weights_changed(self, version: int) -> None:
         """Forget all cached keys and values: they were computed with the old weights."""

@@ -1,0 +1,215 @@
+"""A pool of `vllm serve` servers as a policy."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ovd_agent.policies.base import Completion, PolicyUnavailable, Sampling
+from ovd_agent.policies.vllm import check_context, request_options
+from ovd_agent.policies.weights import Probe, write_weights
+
+T = TypeVar("T")
+STUDENT = "student"
+"""The name under which scripts/serve_model.py serves a student."""
+_WAIT, _LONGEST_WAIT = 0.25, 5.0
+
+
+@dataclass(slots=True)
+class Server:
+    """One URL. It is `up` until a connection to it fails, and again from the publication that
+    reaches it: a server that was started anew would play with other weights."""
+
+    url: str
+    up: bool = True
+    in_flight: int = 0
+
+
+class ServedPolicy:
+    """A `TrainedPolicy` over HTTP: ids in, ids and log-probabilities out.
+
+    An episode stays with one server, whose prefix cache holds its earlier turns; a new one goes
+    to the server with the fewest requests. What a failing server had under way goes elsewhere,
+    with the same random seed. Servers read the weights from `folder`, so they share a disk.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        folder: Path,
+        max_length: int = 1024,
+        try_seconds: float = 120.0,
+        total_seconds: float = 300.0,
+    ) -> None:
+        """`try_seconds` bounds one request and `total_seconds` one completion with all tries."""
+        self.servers = [Server(url.rstrip("/").removesuffix("/v1")) for url in urls]
+        self.version, self.max_length, self.folder = 0, max_length, folder.resolve()
+        self.faults: Counter[str] = Counter()
+        """Failed tries by kind: "connection", "timeout", or the HTTP status."""
+        self._probe = Probe.of(tokenizer)
+        self._seed = 0
+        self._try_seconds, self._total_seconds = try_seconds, total_seconds
+        self._home: dict[int, Server] = {}
+        self._pending: dict[int, Future[None]] = {}
+        self._finished: queue.SimpleQueue[tuple[int, Completion | Exception]] = queue.SimpleQueue()
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="policy", daemon=True).start()
+        self._client = httpx.AsyncClient(
+            timeout=try_seconds, limits=httpx.Limits(max_connections=None)
+        )
+
+    def seed(self, seed: int) -> None:
+        self._seed = seed
+
+    def submit(self, key: int, context: Sequence[int], sampling: Sampling) -> None:
+        check_context(context, self.max_length)
+        body = {
+            "model": STUDENT,
+            "prompt": list(context),
+            **request_options(self._seed, key, context, sampling, self.max_length),
+            "logprobs": 0,
+            "return_token_ids": True,
+        }
+        self._pending[key] = self._started(self._complete(key, body))
+
+    def collect(self, at_least: int = 1) -> list[tuple[int, Completion]]:
+        """Wait until `at_least` requests (or all there are) have finished. Raises
+        PolicyUnavailable if no server can finish one."""
+        finished: list[tuple[int, Completion]] = []
+        while self._pending and (len(finished) < at_least or not self._finished.empty()):
+            key, result = self._finished.get()
+            if self._pending.pop(key, None) is None:
+                continue  # released meanwhile
+            if isinstance(result, Exception):
+                raise result
+            finished.append((key, result))
+        return finished
+
+    def release(self, key: int) -> None:
+        self._home.pop(key, None)
+        if request := self._pending.pop(key, None):
+            request.cancel()
+
+    def publish(self, model: PreTrainedModel, version: int) -> dict[str, float]:
+        """Also brings back servers that were down, and drops those that do not take the weights."""
+        expected = self._probe.expected(model)
+        folder = write_weights(model, self.folder, version)
+        found = self._started(self._publish(str(folder))).result()
+        differences = [
+            self._probe.check(server.url, expected, logprobs)
+            for server, logprobs in zip(self.servers, found, strict=True)
+            if logprobs is not None
+        ]
+        self.version = version
+        return {"probe": max(differences), "servers": float(len(differences))}
+
+    def _started(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    async def _complete(self, key: int, body: dict[str, Any]) -> None:
+        try:
+            result = await self._tried(key, body)
+        except Exception as error:
+            result = error
+        self._finished.put((key, result))
+
+    async def _tried(self, key: int, body: dict[str, Any]) -> Completion:
+        deadline, wait, problem = time.monotonic() + self._total_seconds, _WAIT, "no try"
+        failed: Server | None = None
+        while time.monotonic() < deadline:
+            failed = server = self._server(key, failed, problem)
+            server.in_flight += 1
+            try:
+                return self._completion(await self._post(server, "/v1/completions", body))
+            except httpx.TimeoutException:
+                problem = f"no answer in {self._try_seconds:g} s"
+                self.faults["timeout"] += 1
+            except httpx.TransportError as error:
+                problem, server.up = f"{type(error).__name__} {error}", False
+                self.faults["connection"] += 1
+                continue  # elsewhere, at once
+            except httpx.HTTPStatusError as error:
+                status = error.response.status_code
+                problem = f"HTTP {status}: {error.response.text[:200]}"
+                self.faults[str(status)] += 1
+                if status < 500 and status not in (408, 429):
+                    raise PolicyUnavailable(f"{server.url} refuses a request: {problem}") from None
+            finally:
+                server.in_flight -= 1
+            await asyncio.sleep(wait)
+            wait = min(2 * wait, _LONGEST_WAIT)
+        raise PolicyUnavailable(f"no completion in {self._total_seconds:g} s; last: {problem}")
+
+    def _server(self, key: int, failed: Server | None, problem: str) -> Server:
+        """The episode's own server while it does not fail, else the one with the fewest requests
+        of those that are up, the failed one last."""
+        home = self._home.get(key)
+        if home is None or not home.up or home is failed:
+            up = [server for server in self.servers if server.up]
+            if not up:
+                urls = ", ".join(server.url for server in self.servers)
+                raise PolicyUnavailable(
+                    f"no student answers at {urls} ({problem}): start one by"
+                    " scripts/serve_model.py --role student, and run the same command to resume"
+                )
+            home = self._home[key] = min(
+                up, key=lambda server: (server is failed, server.in_flight)
+            )
+        return home
+
+    async def _post(self, server: Server, route: str, body: dict[str, Any]) -> dict[str, Any]:
+        response = await self._client.post(server.url + route, json=body)
+        response.raise_for_status()
+        return response.json() if response.content else {}
+
+    def _completion(self, answer: dict[str, Any]) -> Completion:
+        choice = answer["choices"][0]
+        ids, logprobs = choice["token_ids"], choice["logprobs"]["token_logprobs"]
+        finish = "stop" if choice["finish_reason"] == "stop" else "length"
+        return Completion(ids, logprobs, finish, self.version)
+
+    async def _publish(self, folder: str) -> list[list[float] | None]:
+        """Each server's log-probabilities of the probe; None for one that is down."""
+        tried = await asyncio.gather(
+            *(self._take_over(server, folder) for server in self.servers), return_exceptions=True
+        )
+        problems: list[str] = []
+        for server, result in zip(self.servers, tried, strict=True):
+            server.up = not isinstance(result, BaseException)
+            if isinstance(result, BaseException):
+                if not isinstance(result, httpx.HTTPError):
+                    raise result
+                problems.append(f"{server.url}: {type(result).__name__} {result}")
+        if not any(server.up for server in self.servers):
+            raise PolicyUnavailable(
+                f"no server takes the student's weights ({'; '.join(problems)}): start one by"
+                " scripts/serve_model.py --role student"
+            )
+        return [None if isinstance(result, BaseException) else result for result in tried]
+
+    async def _take_over(self, server: Server, folder: str) -> list[float]:
+        await self._post(server, "/collective_rpc", {"method": "load_folder", "args": [folder]})
+        await self._post(server, "/reset_prefix_cache", {})
+        body = {
+            "model": STUDENT,
+            "prompt": self._probe.ids,
+            "max_tokens": 1,
+            "prompt_logprobs": 0,
+        }
+        answer = await self._post(server, "/v1/completions", body)
+        found = answer["choices"][0]["prompt_logprobs"][1:]
+        ids = self._probe.ids[1:]
+        return [place[str(token)]["logprob"] for token, place in zip(ids, found, strict=True)]

@@ -1,0 +1,93 @@
+"""From the learner to an engine: weights as a folder, and a probe that they arrived."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ovd_agent.policies.base import PolicyUnavailable
+
+WEIGHTS_FILE = "model.safetensors"
+FIRST_LIMIT = 0.25
+"""Mean difference, in nats, of the first probe: twice what bf16 engines show, a tenth of what
+other weights do."""
+_TEXT = (
+    "Answer the question. Search when you need to: <search>who founded the town</search>\n"
+    "<information>\n1. The town of Brill was founded by Ada Holm in 1843, near the river.\n"
+    "</information>\n<answer>Ada Holm</answer>\n17 + 25 = 42, and 42 * 3 = 126."
+)
+
+
+def write_weights(model: PreTrainedModel, folder: Path, version: int) -> Path:
+    """Write `model` to `folder/version-N`, whole or not at all, delete older ones, return its path.
+
+    Weights that are tied are stored once.
+    """
+    target = folder / f"version-{version}"
+    temporary = folder / "unfinished"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_file(_once(model), temporary / WEIGHTS_FILE, metadata={"format": "pt"})
+    shutil.rmtree(target, ignore_errors=True)  # of an earlier run
+    temporary.replace(target)
+    for old in folder.glob("version-*"):
+        if old != target:
+            shutil.rmtree(old)
+    return target
+
+
+def _once(model: PreTrainedModel) -> dict[str, Tensor]:
+    found: dict[int, str] = {}
+    weights: dict[str, Tensor] = {}
+    for name, weight in model.state_dict().items():
+        if found.setdefault(weight.data_ptr(), name) == name:
+            weights[name] = weight.detach().cpu().contiguous()
+    return weights
+
+
+@dataclass(slots=True)
+class Probe:
+    """Compares an engine's log-probabilities of a fixed text with the learner's.
+
+    An engine that kept old weights, or took them over wrongly, answers as if nothing were amiss;
+    only its numbers tell. The limit is set by what the first publication showed: rounding, which
+    does not grow as the weights change.
+    """
+
+    ids: list[int]
+    limit: float = FIRST_LIMIT
+    _settled: bool = field(default=False, init=False)
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> Probe:
+        return cls(list(tokenizer.encode(_TEXT, add_special_tokens=False)))
+
+    @torch.inference_mode()
+    def expected(self, model: PreTrainedModel) -> list[float]:
+        """The learner's log-probabilities of `ids[1:]`."""
+        ids = torch.tensor([self.ids], device=model.device)
+        logprobs = model(input_ids=ids).logits[0, :-1].float().log_softmax(-1)
+        return logprobs.gather(1, ids[0, 1:, None])[:, 0].tolist()
+
+    def check(self, engine: str, expected: Sequence[float], found: Sequence[float]) -> float:
+        """The mean difference. Raises PolicyUnavailable if it is beyond the limit, or not a
+        number."""
+        pairs = zip(expected, found, strict=True)
+        difference = sum(abs(ours - theirs) for ours, theirs in pairs) / len(expected)
+        if not difference <= self.limit:
+            raise PolicyUnavailable(
+                f"{engine} does not serve the learner's weights: its log-probabilities of a probe"
+                f" text differ by {difference:.3g} on average, expected at most {self.limit:.3g};"
+                " start it by scripts/serve_model.py --role student, from the same student"
+            )
+        if not self._settled:
+            self.limit = min(self.limit, 2 * difference + 1e-3)
+            self._settled = True
+        return difference

@@ -1,0 +1,83 @@
+"""Serve a student or a teacher by vLLM, on loopback.
+
+    python scripts/serve_model.py --model smollm2 --role student --port 8001
+    python scripts/serve_model.py --model qwen2.5-coder-1.5b --role teacher --port 8002
+
+It needs vLLM: `make setup-vllm` builds .venv-vllm, whose python this is to be run by.
+
+A student takes new weights from `train.py --rollout.policy http://127.0.0.1:8001`; for that the
+server opens vLLM's development routes, which anyone who reaches the port can call. A teacher is
+any OpenAI-compatible server: `--environment.teacher openai:teacher@http://127.0.0.1:8002/v1`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import tyro
+
+from ovd_agent.assemble import checkpoint_path
+from ovd_agent.models import compute_dtype
+from ovd_agent.policies.vllm import CPU_CACHE_GIB, EXTENSION
+from ovd_envs.errors import OVDError
+
+
+@dataclass(frozen=True)
+class Options:
+    """Serve a model."""
+
+    model: str = "smollm2"
+    """A name, folder or id on the Hub that `train.py --student` takes too."""
+    role: Literal["student", "teacher"] = "student"
+    """Also the name under which it is served."""
+    port: int = 8001
+    host: str = "127.0.0.1"
+    max_length: int = 4096
+    """Tokens of the longest context."""
+    slots: int = 128
+    """Sequences at once."""
+    dtype: str | None = None
+    """By default bfloat16 where the processor multiplies in it, else float32."""
+
+
+def command(options: Options) -> list[str]:
+    """The `vllm serve` that does it."""
+    cuda = torch.cuda.is_available()
+    dtype = options.dtype or str(compute_dtype(torch.device("cuda" if cuda else "cpu")))
+    words = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve"]
+    words += [
+        checkpoint_path(options.model),
+        "--served-model-name",
+        options.role,
+        "--host",
+        options.host,
+    ]
+    words += ["--port", str(options.port), "--dtype", dtype.removeprefix("torch.")]
+    words += ["--max-model-len", str(options.max_length), "--max-num-seqs", str(options.slots)]
+    # A repository's own top_k or repetition penalty would make another policy of the student.
+    words += ["--generation-config", "vllm", "--enable-prefix-caching"]
+    if options.role == "student":
+        words += ["--logprobs-mode", "processed_logprobs", "--worker-extension-cls", EXTENSION]
+    return words + ([] if cuda else ["--enforce-eager"])
+
+
+def main(options: Options) -> None:
+    if importlib.util.find_spec("vllm") is None:
+        sys.exit("vLLM is not installed here: make setup-vllm, then run .venv-vllm/bin/python")
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", CPU_CACHE_GIB)
+    if options.role == "student":
+        os.environ["VLLM_SERVER_DEV_MODE"] = "1"
+    words = command(options)
+    os.execv(words[0], words)
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Options, description=__doc__))
+    except OVDError as error:
+        sys.exit(str(error))

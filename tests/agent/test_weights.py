@@ -1,0 +1,50 @@
+"""Weights on their way to an engine: whole, tied ones once; other weights fail the probe."""
+
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import tiny_model
+
+from ovd_agent.policies.base import PolicyUnavailable
+from ovd_agent.policies.weights import Probe, write_weights
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_weights_are_written_whole_and_tied_ones_once(tmp_path, tied):
+    model = tiny_model(tied=tied)
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished" / "leftover").touch()
+    for version in (0, 3, 3):
+        folder = write_weights(model, tmp_path, version)
+    assert [path.name for path in tmp_path.iterdir()] == ["version-3"]
+    assert [path.name for path in folder.iterdir()] == ["model.safetensors"]
+    stored = load_file(folder / "model.safetensors")
+    weights = model.state_dict()
+    assert set(weights) - set(stored) == ({"lm_head.weight"} if tied else set())
+    assert all(torch.equal(stored[name], weights[name]) for name in stored)
+
+
+def test_the_learner_side_of_the_probe_is_the_plain_log_probability(student, tokenizer):
+    probe = Probe.of(tokenizer)
+    logits = student(input_ids=torch.tensor([probe.ids])).logits[0].log_softmax(-1)
+    naive = [float(logits[place, token]) for place, token in enumerate(probe.ids[1:])]
+    assert probe.expected(student) == pytest.approx(naive, abs=1e-5)
+    assert len(probe.ids) > 60
+
+
+def test_the_limit_is_what_the_first_publication_showed():
+    probe, expected = Probe([1, 2, 3]), [-1.0, -2.0]
+    assert probe.check("engine", expected, [-1.1, -2.1]) == pytest.approx(0.1)
+    assert probe.limit == pytest.approx(0.201)
+    probe.check("engine", expected, [-1.0, -2.0])
+    assert probe.limit == pytest.approx(0.201)  # a luckier one does not tighten it
+    with pytest.raises(PolicyUnavailable, match=r"engine does not serve .* at most 0\.201"):
+        probe.check("engine", expected, [-1.3, -2.3])
+
+
+@pytest.mark.parametrize("found", [[math.nan, -2.0], [-1.0, -2.6]])
+def test_other_numbers_and_no_numbers_fail(found):
+    with pytest.raises(PolicyUnavailable):
+        Probe([1, 2, 3]).check("engine", [-1.0, -2.0], found)
