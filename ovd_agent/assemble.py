@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ovd_agent.config import TrainConfig
+from ovd_agent.demonstrations import Demonstrator
 from ovd_agent.learner.checkpoint import latest_checkpoint
 from ovd_agent.learner.learner import Learner
 from ovd_agent.models import WHEELS, compute_dtype, converted, load_model
@@ -36,6 +37,7 @@ class Parts:
     learner: Learner
     policy: TrainedPolicy
     rollout: Rollout
+    demonstrator: Demonstrator
     precision: str
 
     def publish(self) -> dict[str, float]:
@@ -72,10 +74,12 @@ def assemble(config: TrainConfig) -> Parts:
         slots=config.rollout.slots,
         max_length=config.rollout.max_length,
         max_new_tokens=config.rollout.max_new_tokens,
+        overlap=config.rollout.overlap,
     )
     precision = f"float32 weights, {str(dtype).removeprefix('torch.')} on {device.type}"
     held = held_out[: config.eval_count]
-    return Parts(tasks, held, model, tokenizer, learner, policy, rollout, precision)
+    shown = Demonstrator(scenario, config.demonstrations)
+    return Parts(tasks, held, model, tokenizer, learner, policy, rollout, shown, precision)
 
 
 def _policy(

@@ -11,6 +11,7 @@ from ovd_agent.algorithms.base import Algorithm
 from ovd_agent.algorithms.grpo import GRPO
 from ovd_agent.algorithms.ovd import OVD
 from ovd_agent.algorithms.sft import SFT
+from ovd_agent.demonstrations import DemonstrationConfig
 from ovd_agent.learner.learner import LearnerConfig
 from ovd_envs.errors import OptionError
 from ovd_envs.scenario import Outcome, RewardMode
@@ -87,6 +88,9 @@ class RolloutConfig:
     """Tokens of a whole trajectory; longer episodes are truncated."""
     slots: int = 128
     """Episodes played at once."""
+    overlap: bool = False
+    """Search and score in a second thread while the policy generates: worth it where the teacher
+    is a server. What "torch" samples then depends on timing."""
 
     def __post_init__(self) -> None:
         if self.temperature <= 0:
@@ -121,6 +125,7 @@ class TrainConfig:
     """CPU threads (default: all)."""
     environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    demonstrations: DemonstrationConfig = field(default_factory=DemonstrationConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     ovd: OVD = field(default_factory=OVD)
     grpo: GRPO = field(default_factory=GRPO)

@@ -11,12 +11,13 @@ from ovd_envs.errors import OVDError
 
 
 class DemonstrationError(OVDError, ValueError):
-    """Demonstrations are missing, or of another task."""
+    """A demonstration is of another task."""
 
 
 @dataclass(slots=True)
 class Group:
-    """The student's samples of one task, then the teacher's demonstrations that were asked for."""
+    """The student's samples of one task, then the teacher's demonstrations that were asked for;
+    none where the teacher itself fails."""
 
     task: Task
     samples: list[Trajectory]
@@ -31,11 +32,6 @@ class MixedGroup:
     kept: list[Trajectory]
     replacements: list[Trajectory]
 
-    @property
-    def acceptance(self) -> float:
-        """The accepted fraction α; samples without a score do not count."""
-        return len(self.kept) / max(1, len(self.kept) + len(self.replacements))
-
 
 def reject_and_replace(
     group: Group, scores: Sequence[float | None], threshold: float
@@ -44,7 +40,8 @@ def reject_and_replace(
 
     The training mixture of On-policy Verbal Distillation (arXiv 2601.21968). Kept trajectories
     stay on-policy; replacements have no behaviour log-probabilities and never enter an importance
-    ratio. A sample whose score is None leaves the group: nothing is known about it.
+    ratio. A sample whose score is None leaves the group: nothing is known about it; and so does a
+    rejected one where there is no demonstration.
 
     Args:
         group: its demonstrations are used in order, and again from the first when too few.
@@ -52,8 +49,7 @@ def reject_and_replace(
         threshold: θ on that scale. 0 keeps all; any value above v-1 rejects all.
 
     Raises:
-        DemonstrationError: something is rejected and there is no demonstration, or one is of
-            another task.
+        DemonstrationError: a demonstration is of another task.
     """
     kept = [
         sample
@@ -62,14 +58,11 @@ def reject_and_replace(
     ]
     rejected = sum(score is not None and score < threshold for score in scores)
     shown = group.demonstrations
-    if rejected and not shown:
-        raise DemonstrationError(
-            f"task {group.task.id!r}: {rejected} samples are rejected and there is no demonstration"
-        )
     for demonstration in shown:
         if demonstration.episode.task.id != group.task.id:
             raise DemonstrationError(
                 f"a demonstration of task {demonstration.episode.task.id!r} cannot replace a"
                 f" sample of task {group.task.id!r}"
             )
-    return MixedGroup(kept, [shown[index % len(shown)] for index in range(rejected)])
+    replaced = rejected if shown else 0
+    return MixedGroup(kept, [shown[index % len(shown)] for index in range(replaced)])

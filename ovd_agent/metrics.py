@@ -15,9 +15,8 @@ from ovd_agent.learner.rows import TrainingRow
 def describe(groups: Sequence[Group], rows: Sequence[TrainingRow], levels: int) -> dict[str, Any]:
     """Rewards, grades, scores and the ledger of an update, before any learning.
 
-    `acceptance` is the share of student samples among what is trained on, each demonstration
-    counted as often as it replaces one; None where no student played. `demonstrations` counts
-    distinct ones, `score_calls` scored steps.
+    `acceptance` is the share of the student's samples that are trained on; None where it did not
+    play. `demonstrations` counts distinct ones, `score_calls` scored steps.
     """
     samples = [sample for group in groups for sample in group.samples]
     shown = [each for group in groups for each in group.demonstrations]
@@ -29,7 +28,7 @@ def describe(groups: Sequence[Group], rows: Sequence[TrainingRow], levels: int) 
         "reward": _mean([s.reward for s in samples if s.episode.end_reason != "infrastructure"]),
         "em": _mean([sample.episode.exact_match or 0.0 for sample in samples]),
         "f1": _mean([sample.episode.f1 or 0.0 for sample in samples]),
-        "acceptance": kept / max(1, sum(row.copies for row in rows)) if samples else None,
+        "acceptance": kept / len(samples) if samples else None,
         "score_mean": _mean(scores),
         "score_histogram": np.bincount(scores, minlength=levels).tolist()
         if scores

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent import futures
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
@@ -35,7 +38,10 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
 @dataclass(slots=True)
 class Rollout:
     """Plays tasks with at most `slots` episodes at once; a finished episode's slot is refilled
-    at once. `max_length` bounds a trajectory's ids: an episode that outgrows it is truncated."""
+    at once. `max_length` bounds a trajectory's ids: an episode that outgrows it is truncated.
+
+    With `overlap`, search and teacher work in a thread of their own while the policy generates.
+    """
 
     scenario: Scenario
     policy: Policy
@@ -43,6 +49,7 @@ class Rollout:
     slots: int = 64
     max_length: int = 1024
     max_new_tokens: int = 64
+    overlap: bool = False
 
     def play(
         self,
@@ -57,25 +64,25 @@ class Rollout:
         trajectories = [self._open(episode) for episode in episodes]
         waiting = list(range(len(tasks)))[::-1]
         playing: set[int] = set()
-        while waiting or playing:
-            while waiting and len(playing) < self.slots:
-                playing.add(key := waiting.pop())
-                self.policy.submit(key, trajectories[key].ids, sampling)
-            # Waiting for an eighth of the slots makes the search, the teacher and the next
-            # prefill work on batches, and still leaves nobody waiting for the slowest.
-            finished = self.policy.collect(at_least=max(1, len(playing) // 8))
-            self._step([(trajectories[key], completion) for key, completion in finished])
-            for key, _ in finished:
-                if trajectories[key].episode.done:
-                    self.policy.release(key)
-                    playing.discard(key)
-                else:
+        steps = _Steps(self.overlap)
+        with steps.thread:
+            while waiting or playing:
+                while waiting and len(playing) < self.slots:
+                    playing.add(key := waiting.pop())
                     self.policy.submit(key, trajectories[key].ids, sampling)
+                # Waiting for an eighth of the slots makes the search, the teacher and the next
+                # prefill work on batches, and still leaves nobody waiting for the slowest.
+                if finished := self.policy.collect(at_least=max(1, len(playing) // 8)):
+                    keys = [key for key, _ in finished]
+                    pairs = [(trajectories[key], completion) for key, completion in finished]
+                    steps.begin(keys, lambda pairs=pairs: self._step(pairs))
+                for key in steps.done(wait=not finished):
+                    if trajectories[key].episode.done:
+                        self.policy.release(key)
+                        playing.discard(key)
+                    else:
+                        self.policy.submit(key, trajectories[key].ids, sampling)
         return trajectories
-
-    def demonstrate(self, tasks: Sequence[Task]) -> list[Trajectory]:
-        """The teacher's play of the tasks, as trajectories in the student's tokens."""
-        return [self._tokenized(episode) for episode in self.scenario.demonstrate(tasks)]
 
     def _open(self, episode: Episode) -> Trajectory:
         trajectory = Trajectory(episode, self.policy.version)
@@ -104,8 +111,8 @@ class Rollout:
                 index = len(trajectory.episode.turns) - 1
                 trajectory.append("environment", observation, index)
 
-    def _tokenized(self, episode: Episode) -> Trajectory:
-        """A trajectory whose actions were written by a teacher, from an episode's text."""
+    def tokenized(self, episode: Episode) -> Trajectory:
+        """A demonstration in the student's tokens: the actions of `episode` are the teacher's."""
         trajectory = Trajectory(episode)
         trajectory.append("prompt", encode_prompt(self.tokenizer, episode.prompt), -1)
         for index, turn in enumerate(episode.turns):
@@ -113,3 +120,28 @@ class Rollout:
             if index + 1 < len(episode.turns):
                 trajectory.append("environment", encode(self.tokenizer, turn.observation), index)
         return trajectory
+
+
+class _Steps:
+    """Steps of the scenario, in turn: made at once, or in a second thread."""
+
+    def __init__(self, overlap: bool) -> None:
+        self.thread = ThreadPoolExecutor(1, "scenario") if overlap else nullcontext()
+        self._under_way: dict[Future[None], list[int]] = {}
+
+    def begin(self, keys: list[int], step: Callable[[], None]) -> None:
+        if isinstance(self.thread, ThreadPoolExecutor):
+            future = self.thread.submit(step)
+        else:
+            step()
+            (future := Future[None]()).set_result(None)
+        self._under_way[future] = keys
+
+    def done(self, wait: bool) -> list[int]:
+        """Keys of the episodes that have made their step; `wait` for one where none has."""
+        if wait:
+            futures.wait(self._under_way, return_when=futures.FIRST_COMPLETED)
+        ready = [future for future in self._under_way if future.done()]
+        for future in ready:
+            future.result()  # raises what the step raised
+        return [key for future in ready for key in self._under_way.pop(future)]

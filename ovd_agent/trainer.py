@@ -22,7 +22,11 @@ from ovd_agent.group import Group
 from ovd_agent.learner.checkpoint import load_checkpoint, save_checkpoint
 from ovd_agent.logs import RunLog, read_log
 from ovd_agent.metrics import describe, peak_memory_mb
+from ovd_agent.policies.base import PolicyUnavailable
 from ovd_envs.episode import Task, write_episodes
+
+MAX_GAP = 0.25
+"""Nats a token, as for the first probe of an engine's weights (policies/weights.py)."""
 
 
 @dataclass(slots=True)
@@ -80,15 +84,17 @@ class Trainer:
         with watch("rollout"):
             groups = self._play(tasks)
         with watch("teacher"):
-            self._demonstrate(groups)
+            failed = self._demonstrate(groups)
         with watch("learn"):
             rows = [row for group in groups for row in self.algorithm.rows(group)]
             learned = self.parts.learner.update(rows, seed=self._number("rows"))
+            _check_gap(learned["gap"])
             published = self.parts.publish()
         self.update += 1
         watch.seconds["total"] = time.perf_counter() - start
         return {
             **describe(groups, rows, self.config.ovd.score_levels),
+            "demonstrations_failed": failed,
             **learned,
             **published,
             "tokens_per_second": learned["computed_tokens"] / watch.seconds["learn"],
@@ -113,14 +119,16 @@ class Trainer:
             for index, task in enumerate(tasks)
         ]
 
-    def _demonstrate(self, groups: Sequence[Group]) -> None:
-        """Ask the teacher for all the demonstrations of the update at once."""
+    def _demonstrate(self, groups: Sequence[Group]) -> int:
+        """Ask for all the demonstrations of the update at once; returns how many did not come."""
         wanted = [
             group for group in groups for _ in range(self.algorithm.demonstrations(group.samples))
         ]
-        played = self.parts.rollout.demonstrate([group.task for group in wanted])
-        for group, demonstration in zip(wanted, played, strict=True):
-            group.demonstrations.append(demonstration)
+        shown = self.parts.demonstrator.demonstrate([group.task for group in wanted])
+        for group, episode in zip(wanted, shown, strict=True):
+            if episode is not None:
+                group.demonstrations.append(self.parts.rollout.tokenized(episode))
+        return sum(episode is None for episode in shown)
 
     def _number(self, purpose: str) -> int:
         """A random seed for one purpose in this update, the same whenever the run is resumed."""
@@ -184,3 +192,12 @@ class Trainer:
         temporary.write_text(json.dumps(summary, indent=2))
         temporary.replace(target)
         return summary
+
+
+def _check_gap(gap: float) -> None:
+    if not gap <= MAX_GAP:
+        raise PolicyUnavailable(
+            f"the policy's log-probabilities differ from the learner's by {gap:.3g} a sampled token"
+            f" on average, expected at most {MAX_GAP}: it plays with other weights, another"
+            " temperature or another top_p"
+        )

@@ -35,19 +35,31 @@ def agreement(episodes: Sequence[Episode], score_levels: int = 10) -> Agreement:
     steps = Counter(level for episode in episodes for level in episode.levels)
     right = Counter(level for e in episodes if e.exact_match for level in e.levels)
     means = np.array([np.mean(episode.levels) for episode in episodes], dtype=np.float64)
-    ranks = _ranks(means)
-    positive, negative = int(correct.sum()), int((~correct).sum())
-    above = ranks[correct].sum() - positive * (positive + 1) / 2
-    with np.errstate(invalid="ignore"):  # not a number where all scores or all outcomes are equal
-        spearman = float(np.corrcoef(ranks, _ranks(correct.astype(np.float64)))[0, 1])
     return Agreement(
         means,
         correct,
         [steps[level] for level in range(score_levels)],
         [right[level] for level in range(score_levels)],
-        spearman=spearman,
-        auc=float(above / (positive * negative)) if positive and negative else float("nan"),
+        spearman=rank_correlation(means, correct.astype(np.float64)),
+        auc=area_under_curve(means, correct),
     )
+
+
+def area_under_curve(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
+    """The chance that a positive scores above a negative (a tie is half); NaN without both."""
+    count, others = int(positive.sum()), int((~positive).sum())
+    if not count or not others:
+        return float("nan")
+    above = _ranks(scores)[positive].sum() - count * (count + 1) / 2
+    return float(above / (count * others))
+
+
+def rank_correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Spearman's; NaN where either is constant."""
+    if len(one) < 2:
+        return float("nan")
+    with np.errstate(invalid="ignore"):
+        return float(np.corrcoef(_ranks(one), _ranks(other))[0, 1])
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:

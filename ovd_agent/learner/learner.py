@@ -38,6 +38,8 @@ class LearnerConfig:
     """PPO's clip of the ratio from below: 1 - clip_low."""
     clip_high: float = 0.2
     """And from above: 1 + clip_high."""
+    max_ratio: float = 10.0
+    """A larger ratio counts as this (truncated importance sampling, arXiv 1802.01561)."""
     loss_per: Literal["tokens", "rows"] = "tokens"
     """The loss of an optimiser step is divided by its trained tokens, or by its rows."""
     minibatches: int = 4
@@ -61,6 +63,7 @@ class LearnerConfig:
             "max_grad_norm": (self.max_grad_norm > 0, "> 0"),
             "clip_low": (0 <= self.clip_low <= 1, "in [0, 1]"),
             "clip_high": (self.clip_high >= 0, "at least 0"),
+            "max_ratio": (self.max_ratio >= 1, "at least 1"),
             "minibatches": (self.minibatches >= 1, "at least 1"),
             "token_budget": (self.token_budget >= 1, "at least 1"),
             "logit_budget": (self.logit_budget >= 1, "at least 1"),
@@ -117,7 +120,8 @@ class Learner:
 
     def update(self, rows: Sequence[TrainingRow], seed: int = 0) -> dict[str, float]:
         """Take up to `minibatches` optimiser steps over the rows in a random order that `seed`
-        decides; return their metrics. Without rows it takes none.
+        decides; return their metrics. Without rows it takes none. `gap` is that of the first
+        step: of samples by the same weights, so what the engine computes otherwise.
 
         Raises ValueError on a bad row, and FloatingPointError when loss or gradient of a step is
         not finite; that step then leaves the weights as they were.
@@ -126,7 +130,9 @@ class Learner:
         order = list(rows)
         random.Random(seed).shuffle(order)
         parts = min(self.config.minibatches, len(order))
-        return _merge([self._step(order[part::parts]) for part in range(parts)])
+        steps = [self._step(order[part::parts]) for part in range(parts)]
+        # Before the first step the weights are those that sampled.
+        return {**_merge(steps), "gap": steps[0]["gap"] if steps else 0.0}
 
     def backward(self, rows: Sequence[TrainingRow]) -> dict[str, float]:
         """Fill the gradients of one optimiser step without taking it; return its metrics."""
@@ -148,7 +154,12 @@ class Learner:
         for batch in batches:
             logprobs, entropies = self._logprobs(self.model, batch)
             parts = row_loss(
-                logprobs, batch.tokens, self._reference(batch), config.clip_low, config.clip_high
+                logprobs,
+                batch.tokens,
+                self._reference(batch),
+                config.clip_low,
+                config.clip_high,
+                config.max_ratio,
             )
             parts.sum().backward()
             losses += parts.detach().double().cpu()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -35,14 +36,18 @@ def row_loss(
     reference: Tensor | None,
     clip_low: float,
     clip_high: float,
+    max_ratio: float,
 ) -> Tensor:
     """The four parts of the loss, [4]: policy gradient, cross-entropy, KL, shaped imitation.
 
     The policy gradient is PPO's clipped objective (arXiv 1707.06347, eq. 7): since its weights
-    are never negative, the sign of `pg` is that of the advantage.
+    are never negative, the sign of `pg` is that of the advantage. A ratio above `max_ratio`
+    counts as that, its gradient too: the clip does not bound it where the advantage is negative,
+    and an engine may have found a token far less likely than the learner does.
     """
     tokens = tokens.to(logprobs.dtype)
-    ratio = log_ratio(logprobs, tokens.behaviour).exp()
+    logs = log_ratio(logprobs, tokens.behaviour)
+    ratio = (logs - (logs.detach() - math.log(max_ratio)).clamp_min(0)).exp()
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
     pg = -torch.minimum(ratio * tokens.pg, clipped * tokens.pg)
     kl = torch.zeros_like(logprobs)
@@ -71,12 +76,13 @@ def ratio_metrics(
     """How far the policy is from the one that sampled, over tokens whose behaviour is known.
 
     `clip_fraction` counts tokens whose gradient the clip removes. `kl_behaviour` is the k3
-    estimate of KL(behaviour || policy). Ratios are 1 and the rest 0 where nothing is known.
+    estimate of KL(behaviour || policy), `gap` the mean of |log ratio|. Ratios are 1 and the rest
+    0 where nothing is known.
     """
     known = ~tokens.behaviour.isnan() & (tokens.pg != 0)
     if not known.any():
         ratios = {"ratio_min": 1.0, "ratio_mean": 1.0, "ratio_max": 1.0}
-        return {"clip_fraction": 0.0, **ratios, "kl_behaviour": 0.0}
+        return {"clip_fraction": 0.0, **ratios, "kl_behaviour": 0.0, "gap": 0.0}
     logs, pg = (logprobs - tokens.behaviour)[known], tokens.pg[known]
     ratio = logs.exp()
     removed = ((ratio > 1 + clip_high) & (pg > 0)) | ((ratio < 1 - clip_low) & (pg < 0))
@@ -86,4 +92,5 @@ def ratio_metrics(
         "ratio_mean": float(ratio.mean()),
         "ratio_max": float(ratio.max()),
         "kl_behaviour": float((logs.expm1() - logs).mean()),
+        "gap": float(logs.abs().mean()),
     }

@@ -59,6 +59,8 @@ class LLMOptions:
     cache: Path | None = None
     """A folder that keeps answers between runs."""
     action_tokens: int = 160
+    temperature: float = 0.7
+    """Of actions in an episode whose seed is not 0: other tries of a demonstration."""
 
     def __post_init__(self) -> None:
         for name in ("concurrency", "try_seconds", "total_seconds", "action_tokens"):
@@ -129,7 +131,8 @@ class LLMTeacher:
         return scores
 
     def act(self, episodes: Sequence[Episode]) -> list[str]:
-        """The model's own next action in each episode. Raises TeacherUnavailable."""
+        """The model's own next action in each episode, greedy where its seed is 0. Raises
+        TeacherUnavailable."""
         return list(self._threads.map(self._act, episodes))
 
     def _score(self, request: ScoreRequest) -> VerbalScore:
@@ -153,7 +156,8 @@ class LLMTeacher:
     def _act(self, episode: Episode) -> str:
         asked = {
             "max_tokens": self.options.action_tokens,
-            "temperature": 0.0,
+            "temperature": self.options.temperature if episode.seed else 0.0,
+            "seed": episode.seed,
             "stop": list(_TURN_ENDS),
         }
         try:

@@ -195,16 +195,24 @@ def test_credit_by_step_is_the_mean_score_to_go_against_the_group():
     assert found == [pytest.approx([-0.75, -0.25]), pytest.approx([0.25])]
 
 
-def test_rejection_keeps_the_count_and_measures_acceptance():
+def test_each_rejected_sample_is_replaced_where_there_is_a_demonstration():
     samples = [trajectory([level], 0.0) for level in (9, 3, 7, 0)]
     filled = group(*samples, demonstrations=1)
     mixed = reject_and_replace(filled, [9, 3, 7, 0], 7)
     assert mixed.kept == [samples[0], samples[2]]
     assert mixed.replacements == filled.demonstrations * 2
-    assert mixed.acceptance == 0.5
-    with pytest.raises(DemonstrationError, match="2 samples are rejected and there is no demon"):
-        reject_and_replace(group(*samples), [9, 3, 7, 0], 7)
+    failed = reject_and_replace(group(*samples), [9, 3, 7, 0], 7)  # the teacher's own play failed
+    assert (failed.kept, failed.replacements) == (mixed.kept, [])
     other = trajectory([9], 1.0, "teacher")
     other.episode = Episode(Task("other", "q", ("a",)), "p")
     with pytest.raises(DemonstrationError, match="of task 'other' cannot replace a sample of"):
         reject_and_replace(Group(TASK, samples, [other]), [9, 3, 7, 0], 7)
+
+
+@pytest.mark.parametrize("statistics", ["student", "mixture", "none"])
+def test_without_a_demonstration_only_accepted_samples_are_trained_on(statistics):
+    kept, rejected = trajectory([9], 1.0), trajectory([0], 0.0)
+    algorithm = OVD(samples=2, statistics=statistics)
+    rows = algorithm.rows(group(kept, rejected))
+    assert [row.ids for row in rows] == [kept.ids]
+    assert algorithm.rows(group(rejected, rejected)) == []

@@ -186,6 +186,14 @@ def test_from_a_plan_to_a_report_and_again_without_training(trained, capsys):
     assert len(commands) == 4  # what is finished is read
 
 
+def test_an_arm_may_start_from_another(trained):
+    options, commands = trained
+    options.plan.write_text(PLAN + 'student = "{out}/sft-{seed}"\n')
+    assert compare.main(options) == 0
+    students = [c[c.index("--student") + 1] for c in commands if "--student" in c]
+    assert students == [str(options.out / "sft-0"), str(options.out / "sft-1")]
+
+
 def test_only_seeds_that_all_arms_finished_are_compared(trained, capsys):
     options, _ = trained
     assert compare.main(options) == 0

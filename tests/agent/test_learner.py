@@ -44,7 +44,7 @@ def test_an_update_lowers_the_loss_and_reports_every_metric():
     assert set(first) == {
         *("loss", "pg_loss", "ce_loss", "kl_loss", "grad_norm", "optimizer_steps"),
         *("clip_fraction", "ratio_min", "ratio_mean", "ratio_max", "kl_behaviour", "entropy"),
-        *("trained_tokens", "computed_tokens"),
+        *("trained_tokens", "computed_tokens", "gap"),
     }
     assert first["trained_tokens"] == 4 * 6
     assert first["computed_tokens"] == 4 * 7
@@ -114,8 +114,7 @@ def test_a_loss_or_gradient_that_is_not_finite_is_one_error_and_no_change(poison
     learner = Learner(model, LearnerConfig(minibatches=1))
     rows = rows_of(stream="pg")
     if poison == "advantage":
-        rows[1].behaviour[2:] = -1e30
-        rows[1].advantage[2:] = -1.0
+        rows[1].advantage[2:] = -3e38
     else:
         rows[1].pg[3] = rows[1].advantage[3] = 3e38
     before = weights(model)

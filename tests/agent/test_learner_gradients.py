@@ -54,6 +54,9 @@ def naive_backward(model, reference, rows, config):
             if pg:
                 before = float(logp.detach()) if math.isnan(behaviour) else behaviour
                 ratio = torch.exp(logp - before)
+                truncated = float(ratio.detach()) > config.max_ratio
+                if truncated:  # a constant weight on the gradient of log p
+                    ratio = config.max_ratio * (1 + logp - logp.detach())
                 low, high = 1 - config.clip_low, 1 + config.clip_high
                 if advantage > 0 and ratio > high:
                     objective, branch = high * advantage, "above"
@@ -62,6 +65,7 @@ def naive_backward(model, reference, rows, config):
                 else:
                     outside = not low <= ratio <= high
                     objective, branch = ratio * advantage, "outside" if outside else "inside"
+                    branch = "truncated" if truncated else branch
                 branches.add(branch)
                 loss = loss - pg * objective
             if ce:
@@ -145,6 +149,19 @@ def test_loss_and_every_gradient_equal_the_naive_ones(model, reference, kinds, l
         assert metrics["ratio_min"] == metrics["ratio_max"] == 1
 
 
+def test_a_ratio_beyond_the_largest_counts_as_that(model, reference):
+    config = replace(CONFIG, max_ratio=1.5)
+    rows = make_rows(model, ("pg", "mixture"))
+    rows[0].behaviour[3] = -900.0  # whose ratio is infinite
+    rows[0].advantage[3] = -1.0
+    loss, branches = naive_backward(model, reference, rows, config)
+    expected = gradients(model)
+    metrics, found = fast(model, reference, rows, config)
+    assert "truncated" in branches
+    assert metrics["loss"] == pytest.approx(loss, rel=1e-10)
+    assert_same(found, expected)
+
+
 def test_metrics_equal_hand_computed_ones(model, reference):
     rows = make_rows(model, ("pg", "teacher", "ce"))
     metrics, _ = fast(model, reference, rows)
@@ -168,6 +185,7 @@ def test_metrics_equal_hand_computed_ones(model, reference):
         "ratio_min": min(ratios),
         "ratio_mean": np.mean(ratios),
         "ratio_max": max(ratios),
+        "gap": np.mean(np.abs(logs)),
         "kl_behaviour": np.mean([math.exp(log) - 1 - log for log in logs]),
         "entropy": np.mean(entropies),
         "trained_tokens": sum(int(row.trained.sum()) for row in rows),

@@ -1,12 +1,14 @@
 """Rollouts keep ids exactly, whatever the number of slots; demonstrations are the teacher's."""
 
 import copy
+import threading
 
 import pytest
 
 from ovd_agent.policies.torch import TorchPolicy
 from ovd_agent.rollout import Rollout, encode, encode_prompt
 from ovd_envs.episode import Episode
+from ovd_envs.errors import SearchUnavailable
 
 
 def rollout(scenario, student, tokenizer, slots=8, max_length=640, max_new_tokens=8) -> Rollout:
@@ -77,7 +79,8 @@ def test_a_full_context_truncates_the_episode(webqa, student, tokenizer):
 @pytest.mark.parametrize("name", ["webqa", "arithmetic"])
 def test_demonstrations_are_the_oracles_own_right_episodes(name, request, student, tokenizer):
     scenario, tasks = request.getfixturevalue(name)
-    for trajectory in rollout(scenario, student, tokenizer).demonstrate(tasks):
+    engine = rollout(scenario, student, tokenizer)
+    for trajectory in map(engine.tokenized, scenario.demonstrate(tasks)):
         assert trajectory.is_demonstration
         assert trajectory.episode.exact_match == 1.0
         assert {segment.author for segment in trajectory.written} == {"teacher"}
@@ -95,3 +98,53 @@ def test_the_chat_template_is_for_the_first_prompt_only(webqa, student, tokenize
     text = templated.decode(played.ids)
     assert text.startswith("[user] Answer the question.")
     assert text.count("[assistant]") == text.count("[user]") == 1
+
+
+def test_overlap_plays_the_same_greedy_episodes(webqa, student, tokenizer):
+    scenario, tasks = webqa
+    engine = rollout(scenario, student, tokenizer)
+    plain = engine.play(tasks[:20], temperature=0)
+    engine.policy.weights_changed(0)
+    engine.overlap = True
+    overlapped = engine.play(tasks[:20], temperature=0)
+    assert [each.ids for each in overlapped] == [each.ids for each in plain]
+    assert [each.episode.turns for each in overlapped] == [each.episode.turns for each in plain]
+
+
+def test_the_policy_generates_while_the_scenario_works(webqa, student, tokenizer, monkeypatch):
+    scenario, tasks = webqa
+    engine = rollout(scenario, student, tokenizer)
+    engine.overlap = True
+    generated, policy_ran = threading.Event(), []
+    collect, advance = engine.policy.collect, scenario.advance
+
+    def collecting(at_least=1):
+        found = collect(at_least)
+        if found:
+            generated.set()
+        return found
+
+    def advancing(episodes, actions):
+        if not policy_ran:  # the first step ends only when the policy has finished another turn
+            generated.clear()
+            policy_ran.append(generated.wait(60))
+        return advance(episodes, actions)
+
+    monkeypatch.setattr(engine.policy, "collect", collecting)
+    monkeypatch.setattr(scenario, "advance", advancing)
+    assert all(each.episode.done for each in engine.play(tasks[:8]))
+    assert policy_ran == [True]
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_what_a_step_raises_is_raised(webqa, student, tokenizer, monkeypatch, overlap):
+    scenario, tasks = webqa
+    engine = rollout(scenario, student, tokenizer)
+    engine.overlap = overlap
+
+    def failing(episodes, actions):
+        raise SearchUnavailable("gone")
+
+    monkeypatch.setattr(scenario, "advance", failing)
+    with pytest.raises(SearchUnavailable, match="gone"):
+        engine.play(tasks[:8])

@@ -1,6 +1,7 @@
 """Whole runs with a random student: what is written, and that a stopped run goes on as if it
 had not been stopped."""
 
+import itertools
 import json
 import os
 import signal
@@ -11,14 +12,18 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from student_server import StudentServer
 
+from ovd_agent.algorithms.base import policy_row
 from ovd_agent.algorithms.grpo import GRPO
 from ovd_agent.algorithms.ovd import OVD
 from ovd_agent.config import EnvironmentConfig, RolloutConfig, TrainConfig
 from ovd_agent.learner.checkpoint import latest_checkpoint
 from ovd_agent.logs import read_log
 from ovd_agent.models import tiny_model
+from ovd_agent.policies.base import PolicyUnavailable
 from ovd_agent.trainer import Trainer
+from ovd_envs.errors import OptionError
 
 REPOSITORY = Path(__file__).parents[2]
 INCIDENTAL = ("seconds", "tokens_per_second", "peak_memory_mb")
@@ -161,3 +166,54 @@ def test_a_checkpoint_of_another_model_is_refused(folder):
     config = small(folder, "run", student=str(folder / "other"), updates=1)
     with pytest.raises(ValueError, match=r"holds another model: its num_hidden_layers is 2, but"):
         Trainer(config).run()
+
+
+class EverySample:
+    """Raises the probability of all that was sampled."""
+
+    samples = 2
+
+    def demonstrations(self, samples):
+        return 0
+
+    def rows(self, group):
+        return [policy_row(each, [1.0] * len(each.episode.turns)) for each in group.samples]
+
+
+def test_a_run_over_servers_publishes_every_update(folder, student, tokenizer):
+    servers = [StudentServer(student, tokenizer, lambda number: None) for _ in range(2)]
+    rollout = RolloutConfig(
+        policy=",".join(server.url for server in servers), max_new_tokens=4, max_length=900
+    )
+    Trainer(small(folder, "run", updates=2, rollout=rollout), EverySample()).run()
+    updates = read_log(folder / "run" / "log.jsonl")
+    assert [update["servers"] for update in updates] == [2, 2]
+    for update in updates:
+        assert update["probe"] < 1e-4
+        assert 0 < update["gap"] < 1e-4
+        assert update["kl_behaviour"] > 1e-9  # the learner moved on, with more than one step
+    for server in servers:  # at the beginning and after each update
+        assert [Path(each).name for each in server.published] == [
+            f"version-{steps}"
+            for steps in (0, *itertools.accumulate(int(u["optimizer_steps"]) for u in updates))
+        ]
+        server.die()
+
+
+def test_log_probabilities_of_another_policy_stop_the_run(folder, student, tokenizer):
+    class Wrong(StudentServer):
+        def complete(self, body):
+            choice = super().complete(body)
+            found = choice["logprobs"]["token_logprobs"]
+            return choice | {"logprobs": {"token_logprobs": [each - 0.5 for each in found]}}
+
+    server = Wrong(student, tokenizer, lambda number: None)
+    rollout = RolloutConfig(policy=server.url, max_new_tokens=4, max_length=900)
+    with pytest.raises(PolicyUnavailable, match=r"differ from the learner's by 0\.5 a sampled"):
+        Trainer(small(folder, "run", rollout=rollout), EverySample()).run()
+    server.die()
+
+
+def test_a_policy_that_is_neither_engine_nor_url_is_refused(folder):
+    with pytest.raises(OptionError, match=r"rollout.policy='gpu': expected \"torch\", \"vllm\" or"):
+        Trainer(small(folder, "run", rollout=RolloutConfig(policy="gpu")))

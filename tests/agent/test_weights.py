@@ -28,7 +28,8 @@ def test_weights_are_written_whole_and_tied_ones_once(tmp_path, tied):
 
 def test_the_learner_side_of_the_probe_is_the_plain_log_probability(student, tokenizer):
     probe = Probe.of(tokenizer)
-    logits = student(input_ids=torch.tensor([probe.ids])).logits[0].log_softmax(-1)
+    with torch.no_grad():
+        logits = student(input_ids=torch.tensor([probe.ids])).logits[0].log_softmax(-1)
     naive = [float(logits[place, token]) for place, token in enumerate(probe.ids[1:])]
     assert probe.expected(student) == pytest.approx(naive, abs=1e-5)
     assert len(probe.ids) > 60

@@ -110,9 +110,22 @@ def test_batch_mates_do_not_matter(index, queries, mode):
     assert index.search(queries[::-1], 7, mode)[::-1] == together
 
 
-def test_hybrid_is_the_default_where_there_are_words(index, queries, world, tmp_path):
-    assert index.mode == "hybrid"
-    assert index.search(queries[:3]) == index.search(queries[:3], mode="hybrid")
+class Model:
+    """Stands for a neural encoder."""
+
+    name, dimension, fingerprint = "model", 8, "m"
+
+    def encode_passages(self, texts):
+        return np.eye(8, dtype=np.float32)[[len(text) % 8 for text in texts]]
+
+    encode_queries = encode_passages
+
+
+def test_the_default_is_what_finds_most(index, queries, world, tmp_path):
+    """Hashed words add nothing to BM25 (docs/retrieval.md); a model does."""
+    assert index.mode == "bm25"
+    assert index.search(queries[:3]) == index.search(queries[:3], mode="bm25")
+    assert build_index(world.passages[:20], tmp_path / "both", Model()).mode == "hybrid"
     lexical = PassageIndex.open(index.generation.parent, mode="bm25")
     assert lexical.search(queries[:3]) == index.search(queries[:3], mode="bm25")
     assert pickle.loads(pickle.dumps(lexical)).mode == "bm25"

@@ -1,0 +1,161 @@
+"""Can a teacher be trusted? Its scores of steps whose worth is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovd_envs.agreement import area_under_curve, rank_correlation
+from ovd_envs.episode import Task, VerbalScore
+from ovd_envs.players import careless, mixed, play
+from ovd_envs.scenario import Scenario
+from ovd_envs.teachers.base import ScoreRequest, Teacher
+
+SPOILT = (0.0, 0.1, 0.25, 0.5, 0.9)
+"""Shares of the oracle's actions that are spoilt, so that good and bad steps both occur."""
+LEAST_AUC = {"answer": 0.85}
+LEAST_AUC_OF_OTHERS = 0.8
+MOST_MISSING = 0.05
+FEWEST_LEVELS = 3
+FEWEST_STEPS = 10
+"""Good ones, and bad ones; with fewer nothing is said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step and what the oracle says of it; `good` is the top half of its scale, or, for an
+    answer, that it is right."""
+
+    request: ScoreRequest
+    reference: int
+    good: bool
+
+    @property
+    def kind(self) -> str:
+        return self.request.turn.kind
+
+
+@dataclass(frozen=True, slots=True)
+class KindCalibration:
+    """How a teacher scores one kind of step.
+
+    `auc` is the chance that of a good and a bad step the good one has the higher expected score,
+    `spearman` the rank correlation with the oracle's score; not a number where undefined.
+    `good_by_level` counts good steps among those at each level, `repeated` is the share of
+    second scores that equal the first, None if nothing was asked twice. `problems` is empty for a
+    teacher to be trusted.
+    """
+
+    kind: str
+    steps: int
+    good: int
+    missing: int
+    levels: list[int]
+    good_by_level: list[int]
+    auc: float
+    spearman: float
+    repeated: float | None
+    problems: list[str] = field(default_factory=list[str])
+
+
+def known_steps(
+    scenario: Scenario, tasks: Sequence[Task], per_kind: int, seed: int = 0
+) -> list[Step]:
+    """Up to `per_kind` steps of every kind, evenly spread, from spoilt plays of the oracle.
+
+    `scenario` must have the oracle as its teacher.
+    """
+    player = mixed(*(careless(scenario, share) for share in SPOILT))
+    found: dict[str, list[Step]] = {}
+    for episode in play(scenario, tasks, player, seed):
+        for index, turn in enumerate(episode.turns):
+            if turn.score is None or turn.score.level is None:
+                continue
+            request = ScoreRequest(episode, index, scenario.rules.score_levels)
+            half = (scenario.rules.score_levels - 1) / 2
+            right = turn.kind == "answer" and bool(episode.exact_match)
+            good = right if turn.kind == "answer" else turn.score.level > half
+            found.setdefault(turn.kind, []).append(Step(request, turn.score.level, good))
+    return [step for kind in sorted(found) for step in _balanced(found[kind], per_kind)]
+
+
+def _balanced(steps: Sequence[Step], count: int) -> list[Step]:
+    """As many good as bad ones, where there are enough, in the order they came."""
+    good = [step for step in steps if step.good]
+    bad = [step for step in steps if not step.good]
+    few = min(len(good), len(bad), count // 2)
+    bad = bad[: max(few, count - len(good))]
+    return [*good[: count - len(bad)], *bad]
+
+
+def calibrate(teacher: Teacher, steps: Sequence[Step], repeats: int = 0) -> list[KindCalibration]:
+    """Let `teacher` score the steps, `repeats` of each kind once more, and compare."""
+    scores = teacher.score([step.request for step in steps])
+    found: list[KindCalibration] = []
+    for kind in sorted({step.kind for step in steps}):
+        places = [place for place, step in enumerate(steps) if step.kind == kind]
+        again = teacher.score([steps[place].request for place in places[:repeats]])
+        first = [scores[place] for place in places[:repeats]]
+        same = [one.level == other.level for one, other in zip(first, again, strict=True)]
+        repeated = sum(same) / len(same) if same else None
+        mine = [steps[place] for place in places], [scores[place] for place in places]
+        found.append(_calibration(kind, *mine, repeated))
+    return found
+
+
+def _calibration(
+    kind: str, steps: Sequence[Step], scores: Sequence[VerbalScore], repeated: float | None
+) -> KindCalibration:
+    levels = max(step.request.levels for step in steps)
+    known = [
+        (step, score) for step, score in zip(steps, scores, strict=True) if score.level is not None
+    ]
+    given = [score.level for _, score in known if score.level is not None]
+    good = np.array([step.good for step, _ in known], dtype=bool)
+    expected = np.array([score.expected for _, score in known], dtype=np.float64)
+    reference = np.array([step.reference for step, _ in known], dtype=np.float64)
+    counts = np.bincount(given, minlength=levels)
+    result = KindCalibration(
+        kind=kind,
+        steps=len(steps),
+        good=sum(step.good for step in steps),
+        missing=len(steps) - len(known),
+        levels=counts.tolist(),
+        good_by_level=np.bincount(given, weights=good, minlength=levels).astype(int).tolist(),
+        auc=area_under_curve(expected, good),
+        spearman=rank_correlation(expected, reference),
+        repeated=repeated,
+    )
+    result.problems.extend(_problems(result, counts))
+    return result
+
+
+def _problems(result: KindCalibration, counts: NDArray[np.int64]) -> list[str]:
+    """What keeps a teacher from being trusted, and what to change."""
+    least = LEAST_AUC.get(result.kind, LEAST_AUC_OF_OTHERS)
+    problems: list[str] = []
+    if min(result.good, result.steps - result.good) < FEWEST_STEPS:
+        problems.append(f"only {result.good} good of {result.steps} steps: play more tasks to tell")
+        return problems
+    if result.missing > MOST_MISSING * result.steps:
+        problems.append(
+            f"{result.missing} of {result.steps} scores are missing: use a server with structured"
+            " output, or a model that answers with a digit"
+        )
+    used = int((counts > 0.02 * counts.sum()).sum())
+    if used < FEWEST_LEVELS:
+        problems.append(
+            f"collapsed: only {used} different scores are given; a threshold on them cannot be"
+            " set: use the expected score (the server must return log-probabilities), other"
+            " prompts, a larger model or one trained to score (scripts/train_scorer.py)"
+        )
+    if not result.auc >= least:
+        problems.append(
+            f"AUC {result.auc:.2f}, expected at least {least}: good steps do not score above bad"
+            " ones often enough to reject by; show the right answer, or use a larger model or one"
+            " trained to score"
+        )
+    return problems

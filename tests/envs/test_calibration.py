@@ -1,0 +1,113 @@
+"""Calibration: a perfect teacher passes; random, collapsed and silent ones are told apart."""
+
+import random
+
+import numpy as np
+import pytest
+
+from ovd_envs.agreement import area_under_curve, rank_correlation
+from ovd_envs.calibration import calibrate, known_steps
+from ovd_envs.episode import VerbalScore
+from ovd_envs.make import make_scenario
+
+
+@pytest.fixture(scope="module", params=["ovd/WebQA-v0", "ovd/Math-v0"])
+def known(request):
+    scenario, tasks = make_scenario(request.param, count=200, split="test")
+    return scenario, known_steps(scenario, tasks, per_kind=40)
+
+
+class Teacher:
+    def __init__(self, judge):
+        self.judge = judge
+
+    def act(self, episodes):
+        raise NotImplementedError
+
+    def score(self, requests):
+        return [self.judge(request) for request in requests]
+
+
+def given(level, expected=None):
+    return VerbalScore(level, float(level) if expected is None else expected, "", "test")
+
+
+def test_steps_of_every_kind_are_good_and_bad(known):
+    _, steps = known
+    kinds = {step.kind for step in steps}
+    assert {"answer", "invalid"} < kinds
+    for kind in kinds:
+        good = [step.good for step in steps if step.kind == kind]
+        assert len(good) <= 40
+        if kind in ("answer", "search"):
+            assert sum(good) == len(good) / 2 == 20
+    for step in steps:
+        if step.kind == "answer":
+            assert step.good == bool(step.request.episode.exact_match)
+
+
+def test_the_oracle_agrees_with_itself(known):
+    scenario, steps = known
+    for kind in calibrate(scenario.teacher, steps, repeats=5):
+        assert kind.missing == 0
+        assert sum(kind.levels) == kind.steps
+        assert sum(kind.good_by_level) == kind.good
+        assert kind.repeated == 1
+        if kind.kind in ("answer", "search"):
+            assert kind.auc > 0.85
+            assert kind.spearman == pytest.approx(1)
+            assert kind.problems == []
+
+
+def test_a_random_teacher_is_not_trusted(known):
+    _, steps = known
+    rng = random.Random(0)
+    found = calibrate(Teacher(lambda _: given(rng.randrange(10))), steps, repeats=20)
+    answers = next(kind for kind in found if kind.kind == "answer")
+    assert abs(answers.auc - 0.5) < 0.2
+    assert any("AUC" in problem for problem in answers.problems)
+    assert answers.repeated < 0.5
+
+
+def test_a_collapsed_teacher_is_named_even_where_its_expected_scores_are_good(known):
+    _, steps = known
+    truth = {id(step.request): step.good for step in steps}
+    judge = lambda request: given(5, 5.1 + truth[id(request)])  # noqa: E731
+    answers = next(k for k in calibrate(Teacher(judge), steps) if k.kind == "answer")
+    assert answers.auc == 1
+    assert [problem.split(":")[0] for problem in answers.problems] == ["collapsed"]
+
+
+def test_missing_scores_are_counted_and_objected_to(known):
+    _, steps = known
+    truth = {id(step.request): step for step in steps}
+
+    def judge(request):
+        step = truth[id(request)]
+        return VerbalScore.missing("silent") if step.reference % 3 == 0 else given(step.reference)
+
+    for kind in calibrate(Teacher(judge), steps):
+        expected = sum(step.reference % 3 == 0 for step in steps if step.kind == kind.kind)
+        assert kind.missing == expected
+        if kind.kind == "answer":
+            assert any("are missing" in problem for problem in kind.problems)
+
+
+def test_too_few_steps_say_nothing():
+    scenario, tasks = make_scenario("ovd/Math-v0", count=5, split="test")
+    for kind in calibrate(scenario.teacher, known_steps(scenario, tasks, 10)):
+        assert len(kind.problems) == 1
+        assert "play more tasks to tell" in kind.problems[0]
+
+
+def test_figures_equal_naive_ones():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        scores = rng.integers(0, 5, 30).astype(float)
+        good = rng.random(30) < 0.4
+        pairs = [(a, b) for a in scores[good] for b in scores[~good]]
+        naive = np.mean([(a > b) + 0.5 * (a == b) for a, b in pairs])
+        assert area_under_curve(scores, good) == pytest.approx(naive)
+    assert rank_correlation(np.array([1.0, 2, 3]), np.array([10.0, 30, 20])) == pytest.approx(0.5)
+    assert np.isnan(area_under_curve(scores, np.ones(30, bool)))
+    assert np.isnan(rank_correlation(np.ones(3), np.arange(3.0)))
