@@ -78,7 +78,9 @@ def assemble(config: TrainConfig) -> Parts:
     )
     precision = f"float32 weights, {str(dtype).removeprefix('torch.')} on {device.type}"
     held = held_out[: config.eval_count]
-    shown = Demonstrator(scenario, config.demonstrations)
+    shown_by = config.demonstrations.teacher or chosen.teacher
+    options = chosen.options(config.env, "train", chosen.train_count) | {"teacher": shown_by}
+    shown = Demonstrator(make_scenario(config.env, **options)[0], config.demonstrations)
     return Parts(tasks, held, model, tokenizer, learner, policy, rollout, shown, precision)
 
 

@@ -16,6 +16,9 @@ from ovd_envs.scenario import Scenario
 class DemonstrationConfig:
     """How demonstrations come about. One whose answer is wrong is never used."""
 
+    teacher: str | None = None
+    """Who plays, where it is not the environment's teacher: a small model may score and a large
+    one demonstrate."""
     attempts: int = 1
     """Tries a task; the best that passes is used. The first is the teacher's greedy play."""
     least_score: float = 0.0

@@ -42,7 +42,9 @@ class Options:
 def main(options: Options) -> int:
     what = options.environment.options(options.env, "train", options.environment.train_count)
     scenario, tasks = make_scenario(options.env, **what)
-    config = DemonstrationConfig(options.attempts, options.least_score, options.pool)
+    config = DemonstrationConfig(
+        attempts=options.attempts, least_score=options.least_score, pool=options.pool
+    )
     demonstrator = Demonstrator(scenario, config)
     wanted = list(tasks[: options.count])
     batches = [wanted[at : at + options.at_once] for at in range(0, len(wanted), options.at_once)]
