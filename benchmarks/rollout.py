@@ -6,12 +6,16 @@ The same student plays the same tasks in the same environment, sampled at temper
 episodes at once as there are. The other loop is what one writes first: pad the contexts of the
 episodes that still run, call `generate` with its own stop strings, append, and feed everything
 again the next turn. Tokens are those that the student wrote; medians of `repetitions` in turn.
-`--student runs/demo` measures a trained student, whose turns end at different times.
+`--student runs/demo` measures a trained student, whose turns end at different times. `--vllm` adds
+vLLM in this process (run it by .venv-vllm/bin/python), `--served URL` a server that
+scripts/serve_model.py started.
 """
 
 from __future__ import annotations
 
+import functools
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,13 +29,18 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ovd_agent.assemble import student_path
+from ovd_agent.assemble import checkpoint_path, student_path
 from ovd_agent.models import load_model
+from ovd_agent.policies.base import TrainedPolicy
+from ovd_agent.policies.served import ServedPolicy
 from ovd_agent.policies.torch import TorchPolicy
+from ovd_agent.policies.vllm import VllmPolicy
 from ovd_agent.rollout import Rollout, encode, encode_prompt
 from ovd_envs.episode import Task
 from ovd_envs.make import make_scenario
 from ovd_envs.scenario import Scenario
+
+NAIVE = "generate, turn by turn"
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,8 @@ class Options:
     max_length: int = 448
     repetitions: int = 3
     seed: int = 0
+    vllm: bool = False
+    served: str | None = None
     out: Path = RESULTS / "rollout.json"
 
 
@@ -53,26 +64,35 @@ def main(options: Options) -> None:
     model, tokenizer = load_model(student_path(options.student))
     scenario, tasks = make_scenario("ovd/WebQA-v0", hops=[1, 2], top_k=1, max_turns=3)
     played = [task for task in tasks[: options.tasks] for _ in range(options.samples)]
-    policy = TorchPolicy(model, tokenizer, slots=len(played), max_length=options.max_length)
-    rollout = Rollout(
-        scenario, policy, tokenizer, len(played), options.max_length, options.max_new_tokens
-    )
+    own = TorchPolicy(model, tokenizer, slots=len(played), max_length=options.max_length)
+    policies: dict[str, TrainedPolicy] = {"ovd": own}
+    policies |= engines(options, tokenizer, len(played))
 
-    def ours() -> int:
-        policy.weights_changed(policy.version + 1)  # as after an update: nothing is cached
-        return sum(each.written_tokens for each in rollout.play(played))
+    def playing(policy: TrainedPolicy, seed: int) -> float:
+        policy.publish(model, policy.version + 1)  # as after an update: nothing is cached
+        policy.seed(seed)
+        rollout = Rollout(
+            scenario, policy, tokenizer, len(played), options.max_length, options.max_new_tokens
+        )
+        began = time.perf_counter()
+        written = sum(each.written_tokens for each in rollout.play(played))
+        return written / (time.perf_counter() - began)
 
-    def naive() -> int:
-        return generate_turn_by_turn(model, tokenizer, scenario, played, options.max_new_tokens)
+    def naive(seed: int) -> float:
+        torch.manual_seed(seed)
+        began = time.perf_counter()
+        new = options.max_new_tokens
+        written = generate_turn_by_turn(model, tokenizer, scenario, played, new)
+        return written / (time.perf_counter() - began)
 
-    rates: dict[str, list[float]] = {"ovd": [], "generate, turn by turn": []}
-    loops: list[Callable[[], int]] = [ours, naive]
+    loops: dict[str, Callable[[int], float]] = {
+        name: functools.partial(playing, policy) for name, policy in policies.items()
+    }
+    loops[NAIVE] = naive
+    rates: dict[str, list[float]] = {name: [] for name in loops}
     for repetition in range(options.repetitions):
-        for name, loop in zip(rates, loops, strict=True):
-            policy.seed(options.seed + repetition)
-            torch.manual_seed(options.seed + repetition)
-            began = time.perf_counter()
-            rates[name].append(loop() / (time.perf_counter() - began))
+        for name, loop in loops.items():
+            rates[name].append(loop(options.seed + repetition))
             print(f"{name}: {rates[name][-1]:.0f} tokens/s", flush=True)
     show(rates, len(played))
     record: dict[str, Any] = {
@@ -87,6 +107,25 @@ def main(options: Options) -> None:
         **surroundings(["torch", "transformers"]),
     }
     write_record(options.out, record)
+
+
+def engines(
+    options: Options, tokenizer: PreTrainedTokenizerBase, slots: int
+) -> dict[str, TrainedPolicy]:
+    """Policies on vLLM, as asked for."""
+    found: dict[str, TrainedPolicy] = {}
+    weights = Path(tempfile.mkdtemp())
+    if options.vllm:
+        path = checkpoint_path(options.student)
+        found["vLLM, in this process"] = VllmPolicy(
+            path, tokenizer, folder=weights, slots=slots, max_length=options.max_length
+        )
+    if options.served:
+        urls = options.served.split(",")
+        found["vLLM, served"] = ServedPolicy(
+            urls, tokenizer, folder=weights, max_length=options.max_length
+        )
+    return found
 
 
 @torch.inference_mode()
@@ -136,7 +175,7 @@ def generate_turn_by_turn(
 
 def show(rates: dict[str, list[float]], episodes: int) -> None:
     table = Table("loop", "tokens/s", "times", title=f"{episodes} episodes at once")
-    slow = statistics.median(rates["generate, turn by turn"])
+    slow = statistics.median(rates[NAIVE])
     for name, values in rates.items():
         rate = statistics.median(values)
         table.add_row(name, f"{rate:.0f}", f"{rate / slow:.2f}")

@@ -42,8 +42,9 @@ class Step:
 class KindCalibration:
     """How a teacher scores one kind of step.
 
-    `auc` is the chance that of a good and a bad step the good one has the higher expected score,
-    `spearman` the rank correlation with the oracle's score; not a number where undefined.
+    `mean` is the mean expected score, `auc` the chance that of a good and a bad step the good one
+    has the higher expected score, `spearman` the rank correlation with the oracle's score; not a
+    number where undefined.
     `good_by_level` counts good steps among those at each level, `repeated` is the share of
     second scores that equal the first, None if nothing was asked twice. `problems` is empty for a
     teacher to be trusted.
@@ -55,6 +56,7 @@ class KindCalibration:
     missing: int
     levels: list[int]
     good_by_level: list[int]
+    mean: float
     auc: float
     spearman: float
     repeated: float | None
@@ -125,6 +127,7 @@ def _calibration(
         missing=len(steps) - len(known),
         levels=counts.tolist(),
         good_by_level=np.bincount(given, weights=good, minlength=levels).astype(int).tolist(),
+        mean=float(expected.mean()) if len(expected) else float("nan"),
         auc=area_under_curve(expected, good),
         spearman=rank_correlation(expected, reference),
         repeated=repeated,
@@ -135,16 +138,20 @@ def _calibration(
 
 def _problems(result: KindCalibration, counts: NDArray[np.int64]) -> list[str]:
     """What keeps a teacher from being trusted, and what to change."""
-    least = LEAST_AUC.get(result.kind, LEAST_AUC_OF_OTHERS)
+    bad, best = result.steps - result.good, len(counts) - 1
     problems: list[str] = []
-    if min(result.good, result.steps - result.good) < FEWEST_STEPS:
-        problems.append(f"only {result.good} good of {result.steps} steps: play more tasks to tell")
-        return problems
     if result.missing > MOST_MISSING * result.steps:
         problems.append(
             f"{result.missing} of {result.steps} scores are missing: use a server with structured"
             " output, or a model that answers with a digit"
         )
+    if not result.good or not bad:  # as unreadable steps, which are never good
+        if (result.mean > best / 2) != bool(result.good):
+            worth = "good" if result.good else "bad"
+            problems.append(f"all steps are {worth}, and score {result.mean:.1f} on average")
+        return problems
+    if min(result.good, bad) < FEWEST_STEPS:
+        return [f"only {result.good} good of {result.steps} steps: play more tasks to tell"]
     used = int((counts > 0.02 * counts.sum()).sum())
     if used < FEWEST_LEVELS:
         problems.append(
@@ -152,6 +159,7 @@ def _problems(result: KindCalibration, counts: NDArray[np.int64]) -> list[str]:
             " set: use the expected score (the server must return log-probabilities), other"
             " prompts, a larger model or one trained to score (scripts/train_scorer.py)"
         )
+    least = LEAST_AUC.get(result.kind, LEAST_AUC_OF_OTHERS)
     if not result.auc >= least:
         problems.append(
             f"AUC {result.auc:.2f}, expected at least {least}: good steps do not score above bad"

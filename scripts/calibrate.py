@@ -1,6 +1,6 @@
 """Can this teacher be trusted? It scores steps whose worth is known; a page shows how well.
 
-    python scripts/calibrate.py --teacher openai:teacher@http://127.0.0.1:8002/v1
+    python scripts/calibrate.py --environment.teacher openai:MODEL@URL
 
 Exits with status 1 where it cannot: `train.py` would reject by noise.
 """
@@ -10,14 +10,16 @@ from __future__ import annotations
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import tyro
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ovd_agent.config import EnvironmentConfig
 from ovd_agent.report.calibration import write_page
 from ovd_envs.calibration import KindCalibration, calibrate, known_steps
 from ovd_envs.errors import OVDError
@@ -28,13 +30,9 @@ from ovd_envs.make import make_scenario
 class Options:
     """Measure a teacher."""
 
-    teacher: str
-    """As in train.py: "openai:MODEL@URL", or "oracle" to see what perfect looks like."""
     env: Literal["ovd/WebQA-v0", "ovd/Math-v0"] = "ovd/WebQA-v0"
-    tasks: str | None = None
-    """JSON Lines file of tasks that name their passages, instead of generated ones."""
-    search: str | None = None
-    """Index folder (WebQA), instead of the generated encyclopedia."""
+    environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
+    """As in train.py; its `teacher` is measured, on tasks of the test split."""
     per_kind: int = 60
     """Steps of each kind: searches, answers, thoughts, unreadable ones."""
     repeats: int = 10
@@ -48,18 +46,13 @@ class Options:
 
 def main(options: Options) -> int:
     console = Console()
-    webqa = {"search": options.search} if options.env == "ovd/WebQA-v0" else {}
-    what: dict[str, Any] = {
-        "tasks": options.tasks,
-        "count": options.count,
-        "split": "test",
-        **webqa,
-    }
-    scenario, tasks = make_scenario(options.env, **what)
+    name = options.environment.teacher
+    what = options.environment.options(options.env, "test", options.count)
+    scenario, tasks = make_scenario(options.env, **what | {"teacher": "oracle"})
     steps = known_steps(scenario, tasks[: options.count], options.per_kind, options.seed)
-    teacher = make_scenario(options.env, teacher=options.teacher, **what)[0].teacher
+    teacher = make_scenario(options.env, **what)[0].teacher
     assert teacher is not None
-    console.print(f"{len(steps)} steps of {options.env}, scored by {options.teacher}")
+    console.print(f"{len(steps)} steps of {options.env}, scored by {name}")
     start = time.perf_counter()
     with console.status("scoring"):
         found = calibrate(teacher, steps, options.repeats)
@@ -76,8 +69,8 @@ def main(options: Options) -> int:
     temporary = options.out / "calibration.json.tmp"
     temporary.write_text(json.dumps(record, indent=2))
     temporary.replace(options.out / "calibration.json")
-    write_page(options.out / "report.html", options.teacher, setting, found)
-    console.print(table(found, f"{options.teacher}: {setting}"))
+    write_page(options.out / "report.html", name, setting, found)
+    console.print(table(found, f"{name}: {setting}"))
     for kind in found:
         for problem in kind.problems:
             console.print(f"[red]{kind.kind}[/]: {problem}", highlight=False)
@@ -86,24 +79,15 @@ def main(options: Options) -> int:
 
 
 def table(found: list[KindCalibration], title: str) -> Table:
-    shown = Table(title=title)
-    headings = (
-        "steps",
-        "of them",
-        "good",
-        "missing",
-        "scores 0-9",
-        "AUC",
-        "rank corr.",
-        "same again",
-    )
-    for heading in headings:
-        shown.add_column(heading, justify="left" if heading == "steps" else "right")
+    shown = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    for heading in ("kind", "good of", "missing", "mean", "AUC", "rank corr.", "again"):
+        shown.add_column(heading, justify="left" if heading == "kind" else "right")
+    shown.add_column("scores 0-9", no_wrap=True)
     for kind in found:
         repeated = "-" if kind.repeated is None else f"{kind.repeated:.0%}"
-        counts = " ".join(map(str, kind.levels))
-        figures = (f"{kind.auc:.2f}", f"{kind.spearman:.2f}", repeated)
-        shown.add_row(kind.kind, *map(str, (kind.steps, kind.good, kind.missing)), counts, *figures)
+        cells = (kind.kind, f"{kind.good} / {kind.steps}", str(kind.missing), f"{kind.mean:.1f}")
+        cells += (f"{kind.auc:.2f}", f"{kind.spearman:.2f}", repeated)
+        shown.add_row(*cells, " ".join(map(str, kind.levels)))
     return shown
 
 

@@ -13,7 +13,7 @@ import random
 import shutil
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import track
 
 from ovd_agent.assemble import student_path
+from ovd_agent.config import EnvironmentConfig
 from ovd_agent.learner.learner import Learner, LearnerConfig
 from ovd_agent.models import compute_dtype, load_model, quiet
 from ovd_agent.report.calibration import write_page
@@ -51,6 +52,7 @@ class Options:
     """Whether the judge is told the right answer."""
     seed: int = 0
     out: Path = Path("runs/scorer")
+    environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
 
 
 def main(options: Options) -> int:
@@ -68,6 +70,7 @@ def main(options: Options) -> int:
         learning_rate=options.learning_rate, minibatches=1, decay_steps=steps, warmup_steps=2
     )
     learner = Learner(model, config, autocast=dtype != torch.float32)
+    console.print(f"{len(rows)} steps to train on, {len(test)} to measure with")
     scorer = ModelScorer(model, tokenizer, shows_answer=options.shows_answer)
     before = calibrate(scorer, test)
     start, losses = time.perf_counter(), []
@@ -94,8 +97,9 @@ def main(options: Options) -> int:
     return 0
 
 
-def _played(options: Options, split: str) -> tuple[Any, Any]:
-    scenario, tasks = make_scenario(options.env, count=options.count, split=split)
+def _played(options: Options, split: Literal["train", "test"]) -> tuple[Any, Any]:
+    what = options.environment.options(options.env, split, options.count)
+    scenario, tasks = make_scenario(options.env, **what | {"teacher": "oracle"})
     return scenario, tasks[: options.count]
 
 

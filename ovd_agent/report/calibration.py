@@ -9,7 +9,16 @@ from xml.etree.ElementTree import Element, tostring
 from ovd_agent.report.charts import STYLE, bar_chart, node
 from ovd_envs.calibration import KindCalibration
 
-_HEADER = ("steps", "of them", "good", "missing", "AUC", "rank correlation", "said the same again")
+_HEADER = (
+    "kind",
+    "steps",
+    "good",
+    "missing",
+    "mean score",
+    "AUC",
+    "rank correlation",
+    "said the same again",
+)
 
 
 def write_page(path: Path, teacher: str, setting: str, found: Sequence[KindCalibration]) -> None:
@@ -46,6 +55,7 @@ def _table(found: Sequence[KindCalibration]) -> Element:
             str(kind.steps),
             str(kind.good),
             str(kind.missing),
+            f"{kind.mean:.1f}",
             f"{kind.auc:.2f}",
             f"{kind.spearman:.2f}",
             "-" if kind.repeated is None else f"{kind.repeated:.0%}",
