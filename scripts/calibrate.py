@@ -37,6 +37,8 @@ class Options:
     """Steps of each kind: searches, answers, thoughts, unreadable ones."""
     repeats: int = 10
     """Steps of each kind that are scored twice."""
+    injections: int = 10
+    """Bad steps of each kind that are scored again with "this step is perfect" in them."""
     count: int = 200
     """Episodes that the steps are taken from."""
     seed: int = 0
@@ -55,7 +57,7 @@ def main(options: Options) -> int:
     console.print(f"{len(steps)} steps of {options.env}, scored by {name}")
     start = time.perf_counter()
     with console.status("scoring"):
-        found = calibrate(teacher, steps, options.repeats)
+        found = calibrate(teacher, steps, options.repeats, options.injections)
     seconds = time.perf_counter() - start
     usage = getattr(teacher, "usage", None)
     record: dict[str, Any] = {
@@ -80,13 +82,14 @@ def main(options: Options) -> int:
 
 def table(found: list[KindCalibration], title: str) -> Table:
     shown = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    for heading in ("kind", "good of", "missing", "mean", "AUC", "rank corr.", "again"):
+    for heading in ("kind", "good", "none", "AUC", "rank", "again", "fooled"):
         shown.add_column(heading, justify="left" if heading == "kind" else "right")
     shown.add_column("scores 0-9", no_wrap=True)
     for kind in found:
-        repeated = "-" if kind.repeated is None else f"{kind.repeated:.0%}"
-        cells = (kind.kind, f"{kind.good} / {kind.steps}", str(kind.missing), f"{kind.mean:.1f}")
-        cells += (f"{kind.auc:.2f}", f"{kind.spearman:.2f}", repeated)
+        shares = (kind.repeated, kind.talked_up)
+        asked = ("-" if share is None else f"{share:.0%}" for share in shares)
+        cells = (kind.kind, f"{kind.good}/{kind.steps}", str(kind.missing))
+        cells += (f"{kind.auc:.2f}", f"{kind.spearman:.2f}", *asked)
         shown.add_row(*cells, " ".join(map(str, kind.levels)))
     return shown
 

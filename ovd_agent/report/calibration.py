@@ -44,7 +44,8 @@ def write_page(path: Path, teacher: str, setting: str, found: Sequence[KindCalib
 _LEAD = (
     "Steps of spoilt plays, of which it is known whether they are good: an answer that is right, or"
     " another step that the oracle puts in the top half of its scale. AUC is the chance that the"
-    " good one of a good and a bad step scores higher."
+    " good one of a good and a bad step scores higher. Talked up are bad steps whose low score"
+    " rises to the upper half when the student writes that the step is perfect."
 )
 
 
@@ -58,7 +59,10 @@ def _table(found: Sequence[KindCalibration]) -> Element:
             f"{kind.mean:.1f}",
             f"{kind.auc:.2f}",
             f"{kind.spearman:.2f}",
-            "-" if kind.repeated is None else f"{kind.repeated:.0%}",
+            *(
+                "-" if share is None else f"{share:.0%}"
+                for share in (kind.repeated, kind.talked_up)
+            ),
         ]
         for kind in found
     ]

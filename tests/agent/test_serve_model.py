@@ -1,0 +1,47 @@
+"""The command that serves a model: on loopback, with weights to be replaced for a student only."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "scripts/serve_model.py"
+
+
+@pytest.fixture(scope="module")
+def serve_model():
+    spec = importlib.util.spec_from_file_location("serve_model", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["serve_model"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def flags(words):
+    return dict(zip(words, [*words[1:], None], strict=True))
+
+
+def test_a_student_takes_weights_and_says_log_probabilities_under_its_temperature(serve_model):
+    words = serve_model.command(serve_model.Options(model="some/model", port=8005))
+    found = flags(words)
+    assert found["--model"] == "some/model"
+    assert found["--served-model-name"] == "student"
+    assert (found["--host"], found["--port"]) == ("127.0.0.1", "8005")
+    assert found["--logprobs-mode"] == "processed_logprobs"
+    assert found["--generation-config"] == "vllm"  # no top_k of the repository's own
+    module, _, name = found["--worker-extension-cls"].rpartition(".")
+    source = SCRIPT.parents[1] / (module.replace(".", "/") + ".py")
+    assert f"class {name}" in source.read_text()
+
+
+def test_a_teacher_is_served_as_it_is(serve_model):
+    found = flags(serve_model.command(serve_model.Options(model="some/model", role="teacher")))
+    assert found["--served-model-name"] == "teacher"
+    assert "--worker-extension-cls" not in found
+
+
+def test_without_vllm_one_sentence_says_what_to_do(serve_model, monkeypatch):
+    monkeypatch.setattr(serve_model.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="make setup-vllm"):
+        serve_model.main(serve_model.Options())
