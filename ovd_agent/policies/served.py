@@ -54,7 +54,8 @@ class ServedPolicy:
         try_seconds: float = 120.0,
         total_seconds: float = 300.0,
     ) -> None:
-        """`try_seconds` bounds one request and `total_seconds` one completion with all tries."""
+        """`try_seconds` bounds one request, `total_seconds` one completion with all its tries,
+        and the loading of weights."""
         self.servers = [Server(url.rstrip("/").removesuffix("/v1")) for url in urls]
         self.version, self.max_length, self.folder = 0, max_length, folder.resolve()
         self.faults: Counter[str] = Counter()
@@ -67,9 +68,7 @@ class ServedPolicy:
         self._finished: queue.SimpleQueue[tuple[int, Completion | Exception]] = queue.SimpleQueue()
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="policy", daemon=True).start()
-        self._client = httpx.AsyncClient(
-            timeout=try_seconds, limits=httpx.Limits(max_connections=None)
-        )
+        self._client = httpx.AsyncClient(limits=httpx.Limits(max_connections=None))
 
     def seed(self, seed: int) -> None:
         self._seed = seed
@@ -104,7 +103,12 @@ class ServedPolicy:
             request.cancel()
 
     def publish(self, model: PreTrainedModel, version: int) -> dict[str, float]:
-        """Also brings back servers that were down, and drops those that do not take the weights."""
+        """Also brings back servers that were down, and drops those that do not take the weights.
+
+        Raises RuntimeError while requests are under way, PolicyUnavailable if no server is left or
+        one serves other weights."""
+        if self._pending:
+            raise RuntimeError(f"{len(self._pending)} requests are under way: collect them first")
         expected = self._probe.expected(model)
         folder = write_weights(model, self.folder, version)
         found = self._started(self._publish(str(folder))).result()
@@ -170,8 +174,11 @@ class ServedPolicy:
             )
         return home
 
-    async def _post(self, server: Server, route: str, body: dict[str, Any]) -> dict[str, Any]:
-        response = await self._client.post(server.url + route, json=body)
+    async def _post(
+        self, server: Server, route: str, body: dict[str, Any], seconds: float | None = None
+    ) -> dict[str, Any]:
+        limit = seconds or self._try_seconds
+        response = await self._client.post(server.url + route, json=body, timeout=limit)
         response.raise_for_status()
         return response.json() if response.content else {}
 
@@ -201,7 +208,8 @@ class ServedPolicy:
         return [None if isinstance(result, BaseException) else result for result in tried]
 
     async def _take_over(self, server: Server, folder: str) -> list[float]:
-        await self._post(server, "/collective_rpc", {"method": "load_folder", "args": [folder]})
+        load = {"method": "load_folder", "args": [folder]}
+        await self._post(server, "/collective_rpc", load, self._total_seconds)
         await self._post(server, "/reset_prefix_cache", {})
         body = {
             "model": STUDENT,

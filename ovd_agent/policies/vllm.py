@@ -96,6 +96,8 @@ class VllmPolicy:
             self._running.discard(key)
 
     def publish(self, model: PreTrainedModel, version: int) -> dict[str, float]:
+        if self._running:
+            raise RuntimeError(f"{len(self._running)} requests are under way: collect them first")
         expected = self._probe.expected(model)
         folder = write_weights(model, self.folder, version)
         self._engine.collective_rpc("load_folder", args=(str(folder),))

@@ -140,6 +140,15 @@ def test_a_released_request_is_not_collected(tokenizer, serve, pool):
     assert policy.collect() == []
 
 
+def test_weights_are_not_changed_under_a_request(student, serve, pool):
+    policy = pool(serve.quick())
+    policy.submit(0, [1, 2, 3], Sampling(max_new_tokens=2))
+    with pytest.raises(RuntimeError, match="1 requests are under way"):
+        policy.publish(student, 1)
+    policy.collect()
+    policy.publish(student, 1)
+
+
 def moved(student, amount=0.05):
     other = copy.deepcopy(student)
     with torch.no_grad():
