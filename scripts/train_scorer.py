@@ -60,10 +60,8 @@ def main(options: Options) -> int:
     torch.manual_seed(options.seed)
     model, tokenizer = load_model(student_path(options.model))
     dtype = compute_dtype(model.device)
-    train, test = (
-        known_steps(*_played(options, split), per_kind, options.seed)
-        for split, per_kind in (("train", options.per_kind), ("test", options.held_out))
-    )
+    train = known_steps(*_played(options, "train"), options.per_kind, options.seed)
+    test = known_steps(*_played(options, "test"), options.held_out, options.seed)
     rows = scoring_rows(tokenizer, train, shows_answer=options.shows_answer)
     steps = options.epochs * -(-len(rows) // options.rows_per_step)
     config = LearnerConfig(
