@@ -63,7 +63,7 @@ def main(options: Options) -> int:
     record: dict[str, Any] = {
         **{name: str(value) for name, value in asdict(options).items()},
         "seconds": round(seconds, 1),
-        "usage": asdict(usage) if usage is not None else None,
+        "usage": usage.record() if usage is not None else None,
         "kinds": [asdict(kind) for kind in found],
     }
     setting = f"{options.env}, {len(steps)} steps, seed {options.seed}, {seconds:.0f} seconds"

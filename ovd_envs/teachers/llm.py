@@ -37,6 +37,7 @@ _MOST_LEVELS = 10
 _FEW = 30
 """So many scores are asked for before a share of missing ones means anything."""
 _WAIT, _LONGEST_WAIT = 0.25, 8.0
+_NO_TRY = "no try was made"
 _TURN_ENDS = ("</search>", "</answer>")
 
 
@@ -82,6 +83,10 @@ class Usage:
     completion_tokens: int = 0
     faults: Counter[str] = field(default_factory=Counter[str])
     """Failed tries by kind: "429", "500", "timeout", "connection", "junk"."""
+
+    def record(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        return {name: getattr(self, name) for name in self.__slots__} | {"faults": {**self.faults}}
 
 
 class LLMTeacher:
@@ -176,14 +181,16 @@ class LLMTeacher:
                 self.usage.cached += 1
             return found
         deadline = time.monotonic() + self.options.total_seconds
-        wait, why = _WAIT, "no try was made"
+        wait, why = _WAIT, _NO_TRY
         limited = bool(choice) and self._limits_choice
         while (left := deadline - time.monotonic()) > 0:
             try:
                 seconds = min(left, self.options.try_seconds)
                 reply = self._try(messages, asked, choice if limited else (), seconds)
             except _Retry as fault:
-                why = str(fault)
+                # What the deadline itself cut short says nothing of the server.
+                if fault.kind != "timeout" or seconds == self.options.try_seconds or why == _NO_TRY:
+                    why = str(fault)
                 # It may be the limit that the server refuses: read this reply strictly instead.
                 limited = limited and fault.kind != "400"
                 with self._lock:

@@ -163,6 +163,7 @@ def test_faults_lose_nothing_and_invent_nothing(serve):
     scores = teacher.score([request(f"<answer>{n}</answer>") for n in range(24)])
     assert [score.level for score in scores] == [4] * 24
     assert teacher.usage.faults == server.faults
+    assert json.loads(json.dumps(teacher.usage.record()))["faults"] == server.faults
     assert sum(server.faults.values()) == 13
     assert teacher.usage.requests == len(server.bodies) == 24 + 13
     assert teacher.usage.missing == 0
