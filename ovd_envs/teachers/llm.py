@@ -184,8 +184,8 @@ class LLMTeacher:
         wait, why = _WAIT, _NO_TRY
         limited = bool(choice) and self._limits_choice
         while (left := deadline - time.monotonic()) > 0:
+            seconds = min(left, self.options.try_seconds)
             try:
-                seconds = min(left, self.options.try_seconds)
                 reply = self._try(messages, asked, choice if limited else (), seconds)
             except _Retry as fault:
                 # What the deadline itself cut short says nothing of the server.
