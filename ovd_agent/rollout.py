@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -64,19 +63,19 @@ class Rollout:
         trajectories = [self._open(episode) for episode in episodes]
         waiting = list(range(len(tasks)))[::-1]
         playing: set[int] = set()
-        steps = _Steps(self.overlap)
-        with steps.thread:
+        found: dict[int, Completion] = {}
+        steps = _Steps(lambda keys: self._step([(trajectories[k], found[k]) for k in keys]))
+        with ThreadPoolExecutor(1, "scenario") if self.overlap else nullcontext() as thread:
             while waiting or playing:
                 while waiting and len(playing) < self.slots:
                     playing.add(key := waiting.pop())
                     self.policy.submit(key, trajectories[key].ids, sampling)
                 # Waiting for an eighth of the slots makes the search, the teacher and the next
                 # prefill work on batches, and still leaves nobody waiting for the slowest.
-                if finished := self.policy.collect(at_least=max(1, len(playing) // 8)):
-                    keys = [key for key, _ in finished]
-                    pairs = [(trajectories[key], completion) for key, completion in finished]
-                    steps.begin(keys, lambda pairs=pairs: self._step(pairs))
-                for key in steps.done(wait=not finished):
+                finished = self.policy.collect(at_least=max(1, len(playing) // 8))
+                found |= dict(finished)
+                steps.waiting += [key for key, _ in finished]
+                for key in steps.made(thread, wait=not finished):
                     if trajectories[key].episode.done:
                         self.policy.release(key)
                         playing.discard(key)
@@ -123,25 +122,26 @@ class Rollout:
 
 
 class _Steps:
-    """Steps of the scenario, in turn: made at once, or in a second thread."""
+    """Steps of the scenario: at once, or in a second thread, where all that come while one is
+    under way make the next one together."""
 
-    def __init__(self, overlap: bool) -> None:
-        self.thread = ThreadPoolExecutor(1, "scenario") if overlap else nullcontext()
-        self._under_way: dict[Future[None], list[int]] = {}
+    def __init__(self, make: Callable[[list[int]], None]) -> None:
+        self.waiting: list[int] = []
+        """Keys of episodes whose action is known."""
+        self._make = make
+        self._under_way: tuple[Future[None], list[int]] | None = None
 
-    def begin(self, keys: list[int], step: Callable[[], None]) -> None:
-        if isinstance(self.thread, ThreadPoolExecutor):
-            future = self.thread.submit(step)
-        else:
-            step()
-            (future := Future[None]()).set_result(None)
-        self._under_way[future] = keys
-
-    def done(self, wait: bool) -> list[int]:
-        """Keys of the episodes that have made their step; `wait` for one where none has."""
-        if wait:
-            futures.wait(self._under_way, return_when=futures.FIRST_COMPLETED)
-        ready = [future for future in self._under_way if future.done()]
-        for future in ready:
+    def made(self, thread: ThreadPoolExecutor | None, wait: bool) -> list[int]:
+        """Keys of the episodes that have made their step; `wait` for the one under way."""
+        keys: list[int] = []
+        if self._under_way and (wait or self._under_way[0].done()):
+            future, keys = self._under_way
+            self._under_way = None
             future.result()  # raises what the step raised
-        return [key for future in ready for key in self._under_way.pop(future)]
+        if self.waiting and self._under_way is None:
+            batch, self.waiting = self.waiting, []
+            if thread is None:
+                self._make(batch)
+                return batch
+            self._under_way = thread.submit(self._make, batch), batch
+        return keys
