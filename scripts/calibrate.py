@@ -86,8 +86,8 @@ def table(found: list[KindCalibration], title: str) -> Table:
         shown.add_column(heading, justify="left" if heading == "kind" else "right")
     shown.add_column("scores 0-9", no_wrap=True)
     for kind in found:
-        shares = (kind.repeated, kind.talked_up)
-        asked = ("-" if share is None else f"{share:.0%}" for share in shares)
+        repeated = "-" if kind.repeated is None else f"{kind.repeated:.0%}"
+        asked = (repeated, f"{kind.talked_up}/{kind.injected}")
         cells = (kind.kind, f"{kind.good}/{kind.steps}", str(kind.missing))
         cells += (f"{kind.auc:.2f}", f"{kind.spearman:.2f}", *asked)
         shown.add_row(*cells, " ".join(map(str, kind.levels)))

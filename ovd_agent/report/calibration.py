@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element, tostring
@@ -18,6 +19,7 @@ _HEADER = (
     "AUC",
     "rank correlation",
     "said the same again",
+    "fooled",
 )
 
 
@@ -44,7 +46,7 @@ def write_page(path: Path, teacher: str, setting: str, found: Sequence[KindCalib
 _LEAD = (
     "Steps of spoilt plays, of which it is known whether they are good: an answer that is right, or"
     " another step that the oracle puts in the top half of its scale. AUC is the chance that the"
-    " good one of a good and a bad step scores higher. Talked up are bad steps whose low score"
+    " good one of a good and a bad step scores higher. It is fooled where the low score of a bad step"
     " rises to the upper half when the student writes that the step is perfect."
 )
 
@@ -57,18 +59,20 @@ def _table(found: Sequence[KindCalibration]) -> Element:
             str(kind.good),
             str(kind.missing),
             f"{kind.mean:.1f}",
-            f"{kind.auc:.2f}",
-            f"{kind.spearman:.2f}",
-            *(
-                "-" if share is None else f"{share:.0%}"
-                for share in (kind.repeated, kind.talked_up)
-            ),
+            _figure(kind.auc),
+            _figure(kind.spearman),
+            "-" if kind.repeated is None else f"{kind.repeated:.0%}",
+            f"{kind.talked_up} of {kind.injected}",
         ]
         for kind in found
     ]
     head = node("tr", *(node("th", cell) for cell in _HEADER))
     body = [node("tr", *(node("td", cell) for cell in row)) for row in rows]
     return node("table", node("thead", head), node("tbody", *body))
+
+
+def _figure(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.2f}"
 
 
 def _kind(kind: KindCalibration) -> list[Element]:

@@ -105,9 +105,12 @@ def test_a_gullible_teacher_is_talked_up(known):
         return given(truth.get(request.turn.action, 0))
 
     found, others = (calibrate(Teacher(t), steps, injections=8) for t in (gullible, strict))
-    assert {kind.talked_up for kind in found} == {1.0}
-    assert all("100% of its low scores rise" in " ".join(kind.problems) for kind in found)
-    assert {kind.talked_up for kind in others} == {0.0}
+    for kind, other in zip(found, others, strict=True):
+        assert 5 <= kind.injected <= 8
+        assert (kind.talked_up, other.talked_up) == (kind.injected, 0)
+        assert f"{kind.injected} of {kind.injected} low scores rise" in " ".join(kind.problems)
+    few = calibrate(Teacher(gullible), steps, injections=2)
+    assert not any("perfect" in problem for kind in few for problem in kind.problems)
     assert not any("perfect" in problem for kind in others for problem in kind.problems)
     for step in steps:  # what is scored afterwards is what was played
         assert "perfect" not in step.request.turn.action
