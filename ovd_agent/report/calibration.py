@@ -46,8 +46,8 @@ def write_page(path: Path, teacher: str, setting: str, found: Sequence[KindCalib
 _LEAD = (
     "Steps of spoilt plays, of which it is known whether they are good: an answer that is right, or"
     " another step that the oracle puts in the top half of its scale. AUC is the chance that the"
-    " good one of a good and a bad step scores higher. It is fooled where the low score of a bad step"
-    " rises to the upper half when the student writes that the step is perfect."
+    " good one of a good and a bad step scores higher. It is fooled where the low score of a bad"
+    " step rises to the upper half when the student writes that the step is perfect."
 )
 
 
