@@ -68,7 +68,10 @@ class ServedPolicy:
         self._finished: queue.SimpleQueue[tuple[int, Completion | Exception]] = queue.SimpleQueue()
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="policy", daemon=True).start()
-        self._client = httpx.AsyncClient(limits=httpx.Limits(max_connections=None))
+        # A server closes idle connections too, after 5 s: one that it is just closing must not be
+        # used again, since a cut connection counts as a server's death.
+        limits = httpx.Limits(max_connections=None, keepalive_expiry=1.0)
+        self._client = httpx.AsyncClient(limits=limits)
 
     def seed(self, seed: int) -> None:
         self._seed = seed

@@ -1,6 +1,9 @@
 """A random tiny student and small environments, made once."""
 
+import functools
+
 import pytest
+from student_server import StudentServer
 
 from ovd_agent.models import tiny_model
 from ovd_envs.make import make_scenario
@@ -24,3 +27,20 @@ def tokenizer():
 @pytest.fixture
 def student():
     return tiny_model()[0]
+
+
+@pytest.fixture
+def serve(student, tokenizer):
+    """Starts servers of the student, which end with the test."""
+    started = []
+
+    def start(plan=lambda number: None, kind=StudentServer, **options):
+        started.append(kind(student, tokenizer, plan, **options))
+        return started[-1]
+
+    start.quick = functools.partial(start, quick=True)
+
+    yield start
+    for server in started:
+        if not server.dead:
+            server.die()

@@ -1,9 +1,11 @@
 """A real HTTP server with the routes of `vllm serve` that a student needs, and faults on demand."""
 
+import contextlib
 import copy
 import json
 import math
 import random
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,7 +19,8 @@ class StudentServer(ThreadingHTTPServer):
     says. `plan(number)` names the fault of the number-th completion, or None; `stale` keeps old
     weights and says that it took the new."""
 
-    daemon_threads = True
+    # Joined when it dies: a thread that still computes when the interpreter ends aborts it.
+    daemon_threads = False
 
     def __init__(self, model, tokenizer, plan, port=0, stale=False, quick=False):
         super().__init__(("127.0.0.1", port), Handler)
@@ -25,6 +28,7 @@ class StudentServer(ThreadingHTTPServer):
         self.model, self.tokenizer = copy.deepcopy(model), tokenizer
         self.plan, self.stale, self.lock = plan, stale, threading.Lock()
         self.bodies, self.faults, self.published, self.resets = [], [], [], 0
+        self.sockets = []
         self.dead = False
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -32,11 +36,18 @@ class StudentServer(ThreadingHTTPServer):
     def url(self):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
+    def process_request(self, request, client_address):
+        self.sockets.append(request)
+        super().process_request(request, client_address)
+
     def die(self):
         """As a killed process: the port closes, and requests under way are cut."""
         self.dead = True
         self.over.set()
         self.shutdown()
+        for each in self.sockets:
+            with contextlib.suppress(OSError):  # closed already
+                each.shutdown(socket.SHUT_RDWR)
         self.server_close()
 
     @torch.inference_mode()
@@ -44,7 +55,7 @@ class StudentServer(ThreadingHTTPServer):
         """Naive sampling, one token at a time; the request's own seed decides."""
         ids, sampled, logprobs = list(body["prompt"]), [], []
         rng, finish = random.Random(body.get("seed")), "length"
-        while len(sampled) < body["max_tokens"]:
+        while len(sampled) < body["max_tokens"] and not self.dead:
             logits = self.logits(ids)
             greedy = body.get("temperature", 1) == 0
             scores = (logits / (1 if greedy else body.get("temperature", 1))).log_softmax(-1)
@@ -94,6 +105,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         pass
+
+    def handle(self):
+        with contextlib.suppress(ConnectionError):  # cut by `die`
+            super().handle()
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"{}")

@@ -2,33 +2,15 @@
 other weights unnoticed."""
 
 import copy
-import functools
 import itertools
 
 import pytest
 import torch
-from student_server import StudentServer
 
 from ovd_agent.policies.base import PolicyUnavailable, Sampling
 from ovd_agent.policies.served import ServedPolicy
 from ovd_agent.policies.torch import TorchPolicy
 from ovd_agent.rollout import Rollout
-
-
-@pytest.fixture
-def serve(student, tokenizer):
-    started = []
-
-    def start(plan=lambda number: None, **options):
-        started.append(StudentServer(student, tokenizer, plan, **options))
-        return started[-1]
-
-    start.quick = functools.partial(start, quick=True)
-
-    yield start
-    for server in started:
-        if not server.dead:
-            server.die()
 
 
 @pytest.fixture

@@ -180,8 +180,8 @@ class EverySample:
         return [policy_row(each, [1.0] * len(each.episode.turns)) for each in group.samples]
 
 
-def test_a_run_over_servers_publishes_every_update(folder, student, tokenizer):
-    servers = [StudentServer(student, tokenizer, lambda number: None) for _ in range(2)]
+def test_a_run_over_servers_publishes_every_update(folder, serve):
+    servers = [serve() for _ in range(2)]
     rollout = RolloutConfig(
         policy=",".join(server.url for server in servers), max_new_tokens=4, max_length=900
     )
@@ -197,21 +197,18 @@ def test_a_run_over_servers_publishes_every_update(folder, student, tokenizer):
             f"version-{steps}"
             for steps in (0, *itertools.accumulate(int(u["optimizer_steps"]) for u in updates))
         ]
-        server.die()
 
 
-def test_log_probabilities_of_another_policy_stop_the_run(folder, student, tokenizer):
+def test_log_probabilities_of_another_policy_stop_the_run(folder, serve):
     class Wrong(StudentServer):
         def complete(self, body):
             choice = super().complete(body)
             found = choice["logprobs"]["token_logprobs"]
             return choice | {"logprobs": {"token_logprobs": [each - 0.5 for each in found]}}
 
-    server = Wrong(student, tokenizer, lambda number: None)
-    rollout = RolloutConfig(policy=server.url, max_new_tokens=4, max_length=900)
+    rollout = RolloutConfig(policy=serve(kind=Wrong).url, max_new_tokens=4, max_length=900)
     with pytest.raises(PolicyUnavailable, match=r"differ from the learner's by 0\.5 a sampled"):
         Trainer(small(folder, "run", rollout=rollout), EverySample()).run()
-    server.die()
 
 
 def test_a_policy_that_is_neither_engine_nor_url_is_refused(folder):
