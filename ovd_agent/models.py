@@ -28,6 +28,7 @@ from transformers.utils import logging as transformers_logging
 from ovd_agent.policies.attention import use_grouped_attention
 from ovd_envs.errors import OVDError
 from ovd_envs.search.index import cache_folder
+from retrieval_index.encoders import multiplies_in_bfloat16
 
 CONVERTED = 1
 """Raised whenever the conversion would write something else."""
@@ -234,10 +235,5 @@ def byte_tokenizer() -> PreTrainedTokenizerBase:
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the processor multiplies in it, float32 elsewhere (where it is emulated, and
-    slower by far)."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    fast = "avx512_bf16" in flags or "amx_bf16" in flags
-    return torch.bfloat16 if fast else torch.float32
+    """bfloat16 where the device multiplies in it, float32 elsewhere."""
+    return torch.bfloat16 if multiplies_in_bfloat16(device.type) else torch.float32

@@ -57,6 +57,24 @@ def check_factory(factory: str, dimension: int, rows: int) -> None:
         _training_rows(_empty(factory, dimension), rows)
 
 
+def bytes_per_vector(factory: str, dimension: int) -> int:
+    """What each vector takes in an index of this type: its code, its id, its links."""
+    index = _empty(factory, dimension)
+    links = 4 * index.hnsw.nb_neighbors(0) if hasattr(index, "hnsw") else 0
+    coded = _faiss(factory).downcast_index(index.storage) if links else index
+    try:
+        code = int(coded.sa_code_size())
+    except RuntimeError:  # a type without codes keeps the vectors
+        code = 4 * dimension
+    return code + links + 8
+
+
+def training_bytes(factory: str, dimension: int, rows: int) -> int:
+    """What the vectors take that an index of this type is trained on."""
+    index = _empty(factory, dimension)
+    return 0 if index.is_trained else 4 * dimension * _training_rows(index, rows)
+
+
 def build_approximate(vectors: Floats, factory: str, path: Path, seed: int = 0) -> None:
     """Train an index of the type that `factory` names, add all vectors, and write it."""
     rows, dimension = vectors.shape

@@ -20,7 +20,7 @@ from retrieval_index.corpus import (
     split_passages,
 )
 from retrieval_index.documents import Document
-from retrieval_index.encoders import Encoder, make_encoder
+from retrieval_index.encoders import Encoder, Precision, make_encoder, precision_of
 from retrieval_index.errors import CorpusError, IndexExistsError, RetrievalError
 from retrieval_index.index import PassageIndex
 from retrieval_index.manifest import (
@@ -30,6 +30,7 @@ from retrieval_index.manifest import (
     live_generation,
     read_manifest,
 )
+from retrieval_index.preflight import check, estimate
 from retrieval_index.progress import note
 from retrieval_index.stages import (
     encode,
@@ -38,6 +39,7 @@ from retrieval_index.stages import (
     index_vectors,
     index_words,
     make_manifest,
+    measure_precision,
     store_passages,
 )
 from retrieval_index.workplace import FOLDER, Plan, Workplace, finish_commit, locked
@@ -51,6 +53,7 @@ def build_index(
     index: str = "auto",
     bm25: bool = True,
     chunk: int | None = None,
+    precision: Precision | None = None,
     restart: bool = False,
     ray: str | None = None,
     progress: bool | None = None,
@@ -60,14 +63,15 @@ def build_index(
     `encoder` is a name for `make_encoder` or an encoder; a hashing encoder is fitted to the
     corpus. `index` is "auto" (by the number of passages: see `choose_factory`), "Flat", which is
     exact, or a factory string of faiss, which is tuned to a recall of 0.95. `bm25` adds lexical
-    search, and so hybrid search. `chunk` splits passages of more than so many words.
+    search, and so hybrid search. `chunk` splits passages of more than so many words. `precision`
+    is what a model named by `encoder` computes in, by default bfloat16 where that is fast.
     `ray` is the address of a cluster to encode on ("auto", "local"). `progress=None` shows a bar
     when stderr is a terminal.
 
     A build from a corpus that was stopped, or killed, goes on when it is called again with the same
     corpus, encoder and options; `restart` begins anew. An `out` that already holds this very index
     is opened as it is; one that holds anything else raises IndexExistsError. Raises CorpusError,
-    EncoderError, MissingPackageError, and OSError where the disk is too small.
+    EncoderError, MissingPackageError, and OSError or MemoryError where the machine is too small.
     """
     target = Path(out)
     _check_target(target)
@@ -80,7 +84,7 @@ def build_index(
         check_ray_installed()
     if chunk is not None and chunk < 1:
         raise CorpusError(f"chunk={chunk}: expected at least 1 word")
-    chosen = make_encoder(encoder) if isinstance(encoder, str) else encoder
+    chosen = make_encoder(encoder, precision) if isinstance(encoder, str) else encoder
     with locked(target):
         finish_commit(target)
         plan = _plan(corpus, chosen, index, bm25, chunk)
@@ -116,12 +120,15 @@ def _build(
     encoder = fit(encoder, work)
     existing = live_generation(work.target)
     if existing is None:
-        megabytes = 4e-6 * record.rows * encoder.dimension
-        note(f"index: {factory} ({reason}); vectors: {megabytes:,.1f} MB", progress)
+        if work.done("encoded") is None:
+            needs = estimate(work.folder, encoder, factory, plan["bm25"], sample=ray is None)
+            note(f"index: {factory} ({reason}); {needs}", progress)
+            check(needs, work.target)
         truncated = encode(encoder, work, progress, ray)
+        cosine = measure_precision(encoder, work)
         dense = index_vectors(encoder, factory, record.rows, work)
         index_words(plan["bm25"], work)
-        finish(make_manifest(record, encoder, dense, plan["bm25"], truncated), work)
+        finish(make_manifest(record, encoder, dense, plan["bm25"], truncated, cosine), work)
     else:
         dense = DenseRecord(factory, flat.METRIC, record.rows)
         wanted = make_manifest(record, encoder, dense, plan["bm25"])
@@ -144,6 +151,7 @@ def _plan(
         "corpus_sha256": corpus_fingerprint(corpus) if stored else uuid4().hex,
         "encoder": encoder.name,
         "encoder_fingerprint": encoder.fingerprint,
+        "precision": precision_of(encoder),
         "index": index,
         "bm25": bm25,
         "chunk": chunk,

@@ -44,10 +44,32 @@ class Encoder(Protocol):
     def encode_queries(self, texts: Sequence[str]) -> Vectors: ...
 
 
-def make_encoder(name: str) -> Encoder:
+Precision = Literal["float32", "bfloat16"]
+
+
+def make_encoder(name: str, precision: Precision | None = None) -> Encoder:
     """The encoder called "hashing" or "minilm", or a sentence-transformers model by its Hub name
-    or folder. Raises EncoderError if there is none such."""
-    return HashingEncoder() if name == HashingEncoder.name else SentenceTransformerEncoder(name)
+    or folder, in the precision that is fastest here unless told. Raises EncoderError if there is
+    none such."""
+    if name == HashingEncoder.name:
+        return HashingEncoder()
+    return SentenceTransformerEncoder(name, precision=precision)
+
+
+def precision_of(encoder: Encoder) -> Precision:
+    """What the encoder computes in."""
+    return encoder.precision if isinstance(encoder, SentenceTransformerEncoder) else "float32"
+
+
+def multiplies_in_bfloat16(device_type: str) -> bool:
+    """Whether matrix products in bfloat16 are fast on "cpu" or "cuda"; a processor without
+    instructions for it emulates them, slower by far."""
+    import torch
+
+    if device_type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    flags = _CPU.read_text() if _CPU.exists() else ""
+    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def without_surrogates(text: str) -> str:
@@ -55,6 +77,7 @@ def without_surrogates(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
+_CPU = Path("/proc/cpuinfo")
 _WORD = re.compile(r"\w{1,32}")
 """Longer runs are cut, since a word costs memory for each of its n-grams."""
 _BUCKETS = 2**18
@@ -168,18 +191,38 @@ class SentenceTransformerEncoder:
     model's matrix products do.
     """
 
-    def __init__(self, name: str, *, device: str | None = None, batch_size: int = 32) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        precision: Precision | None = None,
+        device: str | None = None,
+        batch_size: int = 32,
+    ) -> None:
+        """`precision=None` is bfloat16 where the device multiplies in it, else float32."""
         self.name = MINILM if name == "minilm" else name
         self.batch_size = batch_size
         self._model = _load_model(self.name, device)
         self.dimension = int(self._model.encode_query(["dimension"]).shape[1])
+        # Of the weights as they are stored: an index built in one precision is searched in another.
         self.fingerprint = _model_fingerprint(self._model)
+        fast = multiplies_in_bfloat16(self._model.device.type)
+        self.precision: Precision = precision or ("bfloat16" if fast else "float32")
+        if self.precision == "bfloat16":
+            self._model.bfloat16()
 
     def encode_passages(self, texts: Sequence[str]) -> Vectors:
         return self._encode("encode_document", texts)
 
     def encode_queries(self, texts: Sequence[str]) -> Vectors:
         return self._encode("encode_query", texts)
+
+    def cosine_to_float32(self, texts: Sequence[str]) -> float:
+        """The least cosine between a passage's vector and what it is in float32."""
+        device = self._model.device.type
+        exact = SentenceTransformerEncoder(self.name, precision="float32", device=device)
+        cosines = (exact.encode_passages(texts) * self.encode_passages(texts)).sum(axis=1)
+        return float(cosines.min())
 
     def count_truncated(self, texts: Sequence[str]) -> int:
         """How many of these are longer than the model reads."""
@@ -199,9 +242,12 @@ class SentenceTransformerEncoder:
             [without_surrogates(text) for text in texts],
             batch_size=self.batch_size,
             show_progress_bar=False,
-            normalize_embeddings=True,
+            convert_to_numpy=False,
+            convert_to_tensor=True,
         )
-        return np.asarray(vectors, dtype=np.float32)
+        # Here, and not in the model, whose bfloat16 has three digits.
+        vectors = vectors.float()
+        return (vectors / vectors.norm(dim=1, keepdim=True)).cpu().numpy()
 
 
 def _load_model(name: str, device: str | None) -> Any:

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval_index.encoders import Precision
 from retrieval_index.errors import REBUILD, IndexFileError
 
 SCHEMA_VERSION = 1
@@ -53,9 +54,14 @@ class CorpusRecord:
 
 @dataclass(frozen=True, slots=True)
 class EncoderRecord:
+    """`precision` is what the passages were encoded in, `cosine` the least of a sample of their
+    vectors to those in float32."""
+
     name: str
     dimension: int
     fingerprint: str
+    precision: Precision = "float32"
+    cosine: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +116,9 @@ class Manifest:
         identity = [
             self.schema_version,
             self.corpus.sha256,
-            asdict(self.encoder),
-            # Not the tuning, which follows from the rest and is measured.
+            # Not what was measured: the cosine to float32, the tuning.
+            {name: getattr(self.encoder, name) for name in ("name", "dimension", "fingerprint")},
+            *([self.encoder.precision] if self.encoder.precision != "float32" else []),
             {name: getattr(self.dense, name) for name in ("factory", "metric", "rows")},
             *([asdict(self.bm25)] if self.bm25 else []),
         ]

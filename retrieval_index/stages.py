@@ -22,7 +22,13 @@ from retrieval_index.approximate import Approximate, build_approximate, tune, tu
 from retrieval_index.bm25 import K1, METHOD, STEMMER, B, Bm25
 from retrieval_index.cluster import encode_on_ray
 from retrieval_index.documents import Document
-from retrieval_index.encoders import Encoder, HashingEncoder, SentenceTransformerEncoder, Vectors
+from retrieval_index.encoders import (
+    Encoder,
+    HashingEncoder,
+    SentenceTransformerEncoder,
+    Vectors,
+    precision_of,
+)
 from retrieval_index.errors import CorpusError, EncoderError
 from retrieval_index.index import ID_ENTRY, id_hash
 from retrieval_index.manifest import (
@@ -52,7 +58,9 @@ moves every few seconds even where a model manages ten passages a second."""
 _SHARD = 32 * _BATCH
 """Passages encoded between two checkpoints: as many are lost when a build is killed. A multiple of
 the batch, so that a resumed build makes the same batches, and with them the same bits."""
-_SPARE_BYTES = 64 << 20
+
+
+_PRECISION_SAMPLE = 64
 
 
 def store_passages(
@@ -148,6 +156,18 @@ def encode(encoder: Encoder, work: Workplace, progress: bool | None, ray: str | 
     return truncated
 
 
+def measure_precision(encoder: Encoder, work: Workplace) -> float:
+    """The least cosine of some vectors to those in float32, which is 1 where that is computed."""
+    if not isinstance(encoder, SentenceTransformerEncoder) or encoder.precision == "float32":
+        return 1.0
+    if (cosine := work.done("cosine")) is None:
+        passages = PassageStore(work.folder)
+        rows = np.linspace(0, len(passages) - 1, _PRECISION_SAMPLE, dtype=int).tolist()
+        cosine = encoder.cosine_to_float32([passages[row].contents for row in rows])
+        work.finish("cosine", cosine)
+    return cosine
+
+
 def encode_texts(encoder: Encoder, texts: list[str]) -> tuple[Vectors, int]:
     """Vectors, a batch at a time, and how many texts are longer than the encoder reads."""
     batches = [texts[start : start + _BATCH] for start in range(0, len(texts), _BATCH)]
@@ -172,12 +192,6 @@ def vectors_file(path: Path, shape: tuple[int, int], done: int) -> Any:
         return open_memmap(path, "r+")
     path.parent.mkdir(exist_ok=True)
     path.unlink(missing_ok=True)
-    needed, free = 4 * shape[0] * shape[1] + _SPARE_BYTES, shutil.disk_usage(path.parent).free
-    if free < needed:
-        raise OSError(
-            f"{path.parent} has {free / 1e9:.1f} GB left and the vectors need"
-            f" {needed / 1e9:.1f} GB; make room, or choose another folder"
-        )
     return open_memmap(path, "w+", np.float32, shape)
 
 
@@ -238,11 +252,13 @@ def make_manifest(
     dense: DenseRecord,
     bm25: bool,
     truncated: int = 0,
+    cosine: float = 1.0,
 ) -> Manifest:
     """What the finished index will say of itself."""
+    precision = precision_of(encoder)
     return Manifest(
         corpus,
-        EncoderRecord(encoder.name, encoder.dimension, encoder.fingerprint),
+        EncoderRecord(encoder.name, encoder.dimension, encoder.fingerprint, precision, cosine),
         dense,
         files=(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -23,10 +23,17 @@ from retrieval_index.corpus import (
     split_passages,
 )
 from retrieval_index.documents import Document
-from retrieval_index.encoders import Encoder
+from retrieval_index.encoders import Encoder, HashingEncoder, make_encoder
 from retrieval_index.errors import IndexFileError
 from retrieval_index.index import PassageIndex
-from retrieval_index.manifest import ENCODER_FILE, VECTORS_FILE, generations, live_generation
+from retrieval_index.manifest import (
+    ENCODER_FILE,
+    VECTORS_FILE,
+    generations,
+    live_generation,
+    read_manifest,
+)
+from retrieval_index.preflight import check, estimate
 from retrieval_index.stages import (
     encode,
     finish,
@@ -70,7 +77,7 @@ def update_index(
     with locked(folder):
         change = _change(add, deleted)
         finished = finish_commit(folder)
-        index = PassageIndex.open(folder, encoder=encoder)
+        index = PassageIndex.open(folder, encoder=encoder or _model_of(folder))
         if finished is not None and all(finished.get(key) == change[key] for key in change):
             return index
         gone = {passage.id for passage in index.get(deleted)}
@@ -82,6 +89,17 @@ def update_index(
                 work.discard()
     _remove_old(folder)
     return PassageIndex.open(folder, encoder=encoder)
+
+
+def _model_of(folder: Path) -> Encoder | None:
+    """The model that encoded the passages, in their precision, whatever is fast here; None for a
+    hashing encoder, which lies in the folder."""
+    generation = live_generation(folder)
+    assert generation is not None
+    record = read_manifest(generation).encoder
+    if record.name == HashingEncoder.name:
+        return None
+    return make_encoder(record.name, record.precision)
 
 
 def _change(add: Source | Iterable[Document] | None, deleted: list[str]) -> Plan:
@@ -101,7 +119,7 @@ def _update(
     progress: bool | None,
 ) -> None:
     manifest = index.manifest
-    corpus, bm25 = manifest.corpus, manifest.bm25 is not None
+    corpus, bm25, factory = manifest.corpus, manifest.bm25 is not None, manifest.dense.factory
     source = corpus.source.removesuffix(_EDITED) + _EDITED
     kept = (passage for passage in index.passages if passage.id not in gone)
     passages = chain(kept, split_passages(_passages(add), corpus.chunk))
@@ -111,11 +129,13 @@ def _update(
         shutil.copy(index.generation / ENCODER_FILE, work.folder / ENCODER_FILE)
         work.finish("fit")
     if work.done("encoded") is None:
+        check(estimate(work.folder, index.encoder, factory, bm25, sample=False), work.target)
         _copy_vectors(index, gone, record.rows, work)
     truncated = encode(index.encoder, work, progress)
-    dense = index_vectors(index.encoder, manifest.dense.factory, record.rows, work)
+    cosine = manifest.encoder.cosine
+    dense = index_vectors(index.encoder, factory, record.rows, work)
     index_words(bm25, work)
-    finish(make_manifest(record, index.encoder, dense, bm25, truncated), work)
+    finish(make_manifest(record, index.encoder, dense, bm25, truncated, cosine), work)
 
 
 def _passages(add: Source | Iterable[Document] | None) -> Iterable[Document]:

@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from retrieval_index import PassageIndex, RetrievalError, build_index
+from retrieval_index.encoders import Precision
 from retrieval_index.flat import FACTORY
-from retrieval_index.manifest import CURRENT, DenseRecord
+from retrieval_index.manifest import CURRENT, DenseRecord, EncoderRecord
 from retrieval_index.qdrant import connect, export
 
 
@@ -38,6 +39,8 @@ class Options:
     """Also index words, for BM25 and hybrid search."""
     chunk: int | None = None
     """Split passages of more than so many words, between sentences."""
+    precision: Precision | None = None
+    """What a model computes in; by default bfloat16 where the processor is fast in it."""
     to: str | None = None
     """Also copy it to Qdrant: qdrant://HOST[:PORT]/COLLECTION."""
     ray: str | None = None
@@ -58,13 +61,14 @@ def main() -> int:
             index=options.index,
             bm25=options.bm25,
             chunk=options.chunk,
+            precision=options.precision,
             restart=options.restart,
             ray=options.ray,
         )
         if options.to:
             client, collection = connect(options.to)
             export(index, client, collection)
-    except (RetrievalError, OSError) as error:
+    except (RetrievalError, OSError, MemoryError) as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -83,7 +87,7 @@ def summary(index: PassageIndex, out: Path, took: str) -> Table:
     for name, value in (
         ("corpus", f"{manifest.corpus.source}, {manifest.corpus.rows:,} passages"),
         ("truncated", f"{manifest.truncated:,} passages are longer than the encoder reads"),
-        ("encoder", f"{manifest.encoder.name}, {manifest.encoder.dimension} dimensions"),
+        ("encoder", describe_encoder(manifest.encoder)),
         ("index", describe(manifest.dense)),
         ("words", f"BM25, {manifest.bm25.stemmer} stems" if manifest.bm25 else "not indexed"),
         ("size", f"{size / 1e6:,.1f} MB"),
@@ -93,6 +97,12 @@ def summary(index: PassageIndex, out: Path, took: str) -> Table:
     ):
         table.add_row(name, value)
     return table
+
+
+def describe_encoder(encoder: EncoderRecord) -> str:
+    line = f"{encoder.name}, {encoder.dimension} dimensions, {encoder.precision}"
+    exact = encoder.precision == "float32"
+    return line if exact else f"{line}: cosine to float32 {encoder.cosine:.4f} at least"
 
 
 def describe(dense: DenseRecord) -> str:

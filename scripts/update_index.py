@@ -42,7 +42,7 @@ def main() -> int:
             index = update_index(
                 options.index, options.add, options.delete, restart=options.restart
             )
-    except (RetrievalError, OSError) as error:
+    except (RetrievalError, OSError, MemoryError) as error:
         print(error, file=sys.stderr)
         return 2
     except KeyError as error:

@@ -148,12 +148,3 @@ def test_two_builds_at_once_are_refused(corpus, tmp_path):
     holder.join()
     time.sleep(0.05)
     assert len(build_index(corpus, tmp_path / "out")) == ROWS
-
-
-def test_a_disk_too_small_is_told_with_numbers_and_can_be_resumed(corpus, tmp_path, monkeypatch):
-    usage = type("Usage", (), {"free": 10_000_000})()
-    monkeypatch.setattr(stages.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(OSError, match=r"has 0.0 GB left and the vectors need 0.1 GB"):
-        build_index(corpus, tmp_path / "out")
-    monkeypatch.undo()
-    assert len(build_index(corpus, tmp_path / "out")) == ROWS
