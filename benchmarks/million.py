@@ -118,9 +118,7 @@ def measure(out: Path, kind: str, options: Options) -> dict[str, Any]:
 
 
 def show(results: dict[str, dict[str, Any]]) -> None:
-    table = Table(
-        "index", "built, s", "peak MB", "on disk, MB", "opened, s", "recall@10", "queries/s"
-    )
+    table = Table("index", "built, s", "peak, MB", "disk, MB", "open, s", "recall@10", "queries/s")
     for name, row in results.items():
         recall = f"{row['recall']:.3f}" if "recall" in row else ""
         table.add_row(

@@ -15,6 +15,7 @@ from ovd_agent.config import TrainConfig
 from ovd_agent.demonstrations import Demonstrator
 from ovd_agent.learner.checkpoint import latest_checkpoint
 from ovd_agent.learner.learner import Learner
+from ovd_agent.lora import add_adapters
 from ovd_agent.models import WHEELS, compute_dtype, converted, load_model
 from ovd_agent.policies.base import TrainedPolicy
 from ovd_agent.policies.served import ServedPolicy
@@ -59,10 +60,12 @@ def assemble(config: TrainConfig) -> Parts:
     model, tokenizer = load_model(student_path(config.student))
     _moved(model, device)
     wants_reference = max(config.ovd.kl, config.grpo.kl) > 0
+    reference = copy.deepcopy(model) if wants_reference else None
+    add_adapters(model, config.lora, config.seed)
     learner = Learner(
         model,
         config.learner,
-        reference=copy.deepcopy(model) if wants_reference else None,
+        reference=reference,
         temperature=config.rollout.temperature,
         autocast=dtype != torch.float32,
     )

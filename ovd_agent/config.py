@@ -13,6 +13,7 @@ from ovd_agent.algorithms.ovd import OVD
 from ovd_agent.algorithms.sft import SFT
 from ovd_agent.demonstrations import DemonstrationConfig
 from ovd_agent.learner.learner import LearnerConfig
+from ovd_agent.lora import LoraConfig
 from ovd_envs.errors import OptionError
 from ovd_envs.scenario import Outcome, RewardMode
 
@@ -127,6 +128,7 @@ class TrainConfig:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     demonstrations: DemonstrationConfig = field(default_factory=DemonstrationConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     ovd: OVD = field(default_factory=OVD)
     grpo: GRPO = field(default_factory=GRPO)
     sft: SFT = field(default_factory=SFT)

@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from retrieval_index.approximate import bytes_per_vector, training_bytes
-from retrieval_index.encoders import Encoder
+from retrieval_index.encoders import Encoder, HashingEncoder
 from retrieval_index.flat import FACTORY
 from retrieval_index.passages import TEXT_FILE, PassageStore
 
 _SPARE_BYTES = 64 << 20
-_PROCESS_BYTES = 500 << 20
-"""Python with torch and faiss, before it has read anything."""
+_PROCESS_BYTES, _MODEL_BYTES = 100 << 20, 500 << 20
+"""Python with faiss, before it has read anything; and with torch and a small model."""
 _ROW_BYTES = 40
 """Ids and offsets, which are held for every passage."""
 _WORDS_DISK, _WORDS_MEMORY = 1, 7
@@ -35,7 +35,7 @@ _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 @dataclass(frozen=True, slots=True)
 class Needs:
     """Bytes still to be written, bytes of memory at the peak, and seconds of encoding (None where
-    it is a moment, or done by a cluster)."""
+    they are few, or those of a cluster)."""
 
     disk: int
     memory: int
@@ -59,9 +59,11 @@ def estimate(folder: Path, encoder: Encoder, factory: str, bm25: bool, sample: b
     if bm25:
         disk += _WORDS_DISK * text
         peaks.append(_WORDS_MEMORY * text)
-    memory = _PROCESS_BYTES + _ROW_BYTES * rows + max(peaks)
-    seconds = _encoding_seconds(encoder, passages) if sample and rows >= _SAMPLED_FROM else None
-    return Needs(disk, memory, seconds)
+    hashing = isinstance(encoder, HashingEncoder)
+    memory = _PROCESS_BYTES + (0 if hashing else _MODEL_BYTES) + _ROW_BYTES * rows + max(peaks)
+    # A hashing encoder is slow only while most words are new to it.
+    sample = sample and rows >= _SAMPLED_FROM and not hashing
+    return Needs(disk, memory, _encoding_seconds(encoder, passages) if sample else None)
 
 
 def check(needs: Needs, folder: Path) -> None:

@@ -52,10 +52,10 @@ from retrieval_index.passages import TEXT_FILE, PassageStore, write_passages
 from retrieval_index.progress import note, progress_bar
 from retrieval_index.workplace import Workplace
 
-_BATCH = 128
+BATCH = 128
 """Passages encoded between two writes: memory does not grow with the corpus, and the progress bar
 moves every few seconds even where a model manages ten passages a second."""
-_SHARD = 32 * _BATCH
+_SHARD = 32 * BATCH
 """Passages encoded between two checkpoints: as many are lost when a build is killed. A multiple of
 the batch, so that a resumed build makes the same batches, and with them the same bits."""
 
@@ -128,7 +128,7 @@ def encode(encoder: Encoder, work: Workplace, progress: bool | None, ray: str | 
     rows = len(passages)
     done, truncated = work.done("encoded") or (0, 0)
     vectors = vectors_file(work.folder / VECTORS_FILE, (rows, encoder.dimension), done)
-    step = _SHARD if ray else _BATCH
+    step = _SHARD if ray else BATCH
     pieces = (
         [passages[row].contents for row in range(start, min(start + step, rows))]
         for start in range(done, rows, step)
@@ -170,7 +170,7 @@ def measure_precision(encoder: Encoder, work: Workplace) -> float:
 
 def encode_texts(encoder: Encoder, texts: list[str]) -> tuple[Vectors, int]:
     """Vectors, a batch at a time, and how many texts are longer than the encoder reads."""
-    batches = [texts[start : start + _BATCH] for start in range(0, len(texts), _BATCH)]
+    batches = [texts[start : start + BATCH] for start in range(0, len(texts), BATCH)]
     vectors = np.concatenate([_encoded(encoder, batch) for batch in batches])
     counts = isinstance(encoder, SentenceTransformerEncoder)
     return vectors, encoder.count_truncated(texts) if counts else 0

@@ -2,16 +2,18 @@
 
     checkpoints/latest               the name of the newest complete checkpoint
     checkpoints/checkpoint-000007/   model.safetensors, config.json, the tokenizer's files,
-                                     optimizer.safetensors, state.json
+                                     optimizer.safetensors, state.json; adapters.safetensors
 
-A checkpoint folder is also a plain model folder: `from_pretrained` and vLLM read it.
+A checkpoint folder is also a plain model folder: `from_pretrained` and vLLM read it. Where
+adapters are trained, they are merged into its weights, and a run resumes from those it began with
+and the adapters, bit for bit.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
@@ -22,12 +24,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ovd_agent.learner.learner import Learner
+from ovd_agent.lora import adapters, plain_weights
 from ovd_agent.models import quiet
 
 T = TypeVar("T")
 
 _PREFIX = "checkpoint-"
 _POINTER = "latest"
+ADAPTERS_FILE = "adapters.safetensors"
 # What may differ between two configurations of the same function.
 _INCIDENTAL = {
     "_name_or_path",
@@ -72,8 +76,10 @@ def save_checkpoint(
     temporary = root / "unfinished"
     shutil.rmtree(temporary, ignore_errors=True)
     with quiet():
-        model.save_pretrained(temporary)
+        model.save_pretrained(temporary, state_dict=plain_weights(model))
         tokenizer.save_pretrained(str(temporary))
+    if trained := adapters(model):
+        save_file(trained, temporary / ADAPTERS_FILE)
     save_file(learner.state_dict(), temporary / "optimizer.safetensors")
     (temporary / "state.json").write_text(json.dumps(dict(state), allow_nan=False))
     temporary.replace(target)
@@ -107,13 +113,17 @@ def load_checkpoint(folder: str | Path, model: PreTrainedModel, learner: Learner
     saved = _read(path / "config.json", _read_json)
     state = _read(path / "state.json", _read_json)
     optimizer = _read(path / "optimizer.safetensors", load_file)
+    # The weights beside the adapters are those that the run began with, as they are in `model`.
+    trained = adapters(model)
+    files = [path / ADAPTERS_FILE] if trained else _weight_files(path)
+    weights = trained or cast(dict[str, Tensor], model.state_dict())
     shapes: dict[str, tuple[int, ...]] = {}
-    for file in _weight_files(path):
+    for file in files:
         shapes |= _read(file, _read_shapes)
     _check_config(path, saved, model)
-    _check_shapes(path, shapes, model)
+    _check_shapes(path, shapes, weights)
     learner.load_state_dict(optimizer)
-    _load_weights(path, model)
+    _load_weights(files, weights)
     return state
 
 
@@ -159,9 +169,8 @@ def _check_config(path: Path, saved: Mapping[str, Any], model: PreTrainedModel) 
 
 
 def _check_shapes(
-    path: Path, shapes: Mapping[str, tuple[int, ...]], model: PreTrainedModel
+    path: Path, shapes: Mapping[str, tuple[int, ...]], weights: Mapping[str, Tensor]
 ) -> None:
-    weights = cast(dict[str, Tensor], model.state_dict())
     for name, shape in shapes.items():
         expected = tuple(weights[name].shape) if name in weights else None
         if shape != expected:
@@ -174,8 +183,7 @@ def _check_shapes(
 
 
 @torch.no_grad()
-def _load_weights(path: Path, model: PreTrainedModel) -> None:
-    weights = cast(dict[str, Tensor], model.state_dict())
-    for file in _weight_files(path):
+def _load_weights(files: Sequence[Path], weights: Mapping[str, Tensor]) -> None:
+    for file in files:
         for name, weight in load_file(file).items():
             weights[name].copy_(weight)

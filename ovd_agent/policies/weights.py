@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ovd_agent.lora import plain_weights
 from ovd_agent.policies.base import PolicyUnavailable
 
 WEIGHTS_FILE = "model.safetensors"
@@ -46,7 +47,8 @@ def write_weights(model: PreTrainedModel, folder: Path, version: int) -> Path:
 def _once(model: PreTrainedModel) -> dict[str, Tensor]:
     found: dict[int, str] = {}
     weights: dict[str, Tensor] = {}
-    for name, weight in model.state_dict().items():
+    plain = plain_weights(model)  # all held at once, so that no two share an address by chance
+    for name, weight in plain.items():
         if found.setdefault(weight.data_ptr(), name) == name:
             weights[name] = weight.detach().cpu().contiguous()
     return weights

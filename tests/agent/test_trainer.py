@@ -20,6 +20,7 @@ from ovd_agent.algorithms.ovd import OVD
 from ovd_agent.config import EnvironmentConfig, RolloutConfig, TrainConfig
 from ovd_agent.learner.checkpoint import latest_checkpoint
 from ovd_agent.logs import read_log
+from ovd_agent.lora import LoraConfig
 from ovd_agent.models import tiny_model
 from ovd_agent.policies.base import PolicyUnavailable
 from ovd_agent.trainer import Trainer
@@ -95,10 +96,13 @@ def test_a_run_leaves_all_it_promises(folder):
     assert not list(out.rglob("*.tmp"))
 
 
-def test_a_stopped_run_goes_on_with_the_same_next_batch(folder):
-    Trainer(small(folder, "whole")).run()
-    Trainer(small(folder, "parts", updates=2)).run()
-    Trainer(small(folder, "parts", updates=4)).run()
+@pytest.mark.parametrize("rank", [0, 4])
+def test_a_stopped_run_goes_on_with_the_same_next_batch(folder, rank):
+    """Of all weights, and of adapters."""
+    options = {"lora": LoraConfig(rank)}
+    Trainer(small(folder, "whole", **options)).run()
+    Trainer(small(folder, "parts", updates=2, **options)).run()
+    Trainer(small(folder, "parts", updates=4, **options)).run()
     updates, _ = what_happened(folder / "parts")
     assert updates == what_happened(folder / "whole")[0]
     whole, parts = weights(folder / "whole"), weights(folder / "parts")

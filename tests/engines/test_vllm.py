@@ -1,6 +1,7 @@
 """vLLM as a policy: the same tokens and log-probabilities as the policy in this process, weights
 that arrive or stop the run, servers that die without an episode lost."""
 
+import copy
 import threading
 import time
 
@@ -10,6 +11,7 @@ from vllm_server import kill, served
 
 pytest.importorskip("vllm", reason="make setup-vllm, then make test-vllm")
 
+from ovd_agent.lora import LoraConfig, adapters, add_adapters
 from ovd_agent.policies.base import PolicyUnavailable, Sampling
 from ovd_agent.policies.served import ServedPolicy
 from ovd_agent.policies.torch import TorchPolicy
@@ -92,6 +94,23 @@ def test_in_process_publication(webqa, in_process, loaded, moved):
     )
     agree(here, play(webqa, in_process, tokenizer, temperature=0))
     assert in_process.publish(model, 2)["probe"] < 1e-3
+
+
+def test_adapters_arrive_merged(webqa, in_process, loaded):
+    model, tokenizer = loaded
+    adapted = copy.deepcopy(model)
+    add_adapters(adapted, LoraConfig(8))
+    with torch.no_grad():
+        for weight in adapters(adapted).values():
+            weight += 0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    assert in_process.publish(adapted, 5)["probe"] < 1e-3
+    here = TorchPolicy(adapted, tokenizer, slots=16, max_length=MAX_LENGTH)
+    there = play(webqa, in_process, tokenizer, temperature=0)
+    agree(play(webqa, here, tokenizer, temperature=0), there)
+    assert in_process.publish(model, 6)["probe"] < 1e-3
+    assert [each.ids for each in play(webqa, in_process, tokenizer, temperature=0)] != [
+        each.ids for each in there
+    ]
 
 
 def test_an_engine_that_keeps_old_weights_stops_the_run(in_process, loaded, moved, monkeypatch):

@@ -53,7 +53,7 @@ def test_the_fingerprint_is_of_the_content(tmp_path):
 
 def test_batches_do_not_change_the_vectors(tmp_path, monkeypatch):
     whole = build_index(PASSAGES, tmp_path / "a")
-    monkeypatch.setattr(stages, "_BATCH", 7)
+    monkeypatch.setattr(stages, "BATCH", 7)
     pieces = build_index(PASSAGES, tmp_path / "b")
     name = "vectors/part-00000.f32.npy"
     assert (whole.generation / name).read_bytes() == (pieces.generation / name).read_bytes()

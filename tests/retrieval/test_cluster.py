@@ -53,7 +53,7 @@ def cluster(monkeypatch):
 
 def test_two_nodes_one_killed_give_the_same_vectors(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(stages, "_SHARD", 16)
-    monkeypatch.setattr(stages, "_BATCH", 8)
+    monkeypatch.setattr(stages, "BATCH", 8)
     second = cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
     notes = tmp_path / "notes"

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from retrieval_index import build_index, preflight, workplace
@@ -33,12 +34,12 @@ def test_a_disk_too_small_is_told_with_numbers_and_can_be_resumed(corpus, tmp_pa
 
 
 def test_a_memory_too_small_is_told_with_numbers(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(preflight, "memory_size", lambda: 400_000_000)
-    with pytest.raises(MemoryError, match=r"has 0.4 GB of memory and the build needs about 0.5 GB"):
+    monkeypatch.setattr(preflight, "memory_size", lambda: 20_000_000)
+    with pytest.raises(MemoryError, match=r"has 0.0 GB of memory and the build needs about 0.1 GB"):
         build_index(corpus, tmp_path / "out")
     monkeypatch.undo()
     index = build_index(corpus, tmp_path / "out")
-    monkeypatch.setattr(preflight, "memory_size", lambda: 400_000_000)
+    monkeypatch.setattr(preflight, "memory_size", lambda: 20_000_000)
     with pytest.raises(MemoryError, match=r"choose an index type with smaller vectors"):
         update_index(tmp_path / "out", [Document("new", "", "zebra")])
     assert PassageIndex.open(tmp_path / "out").fingerprint == index.fingerprint
@@ -75,16 +76,18 @@ def test_the_size_told_is_the_size_that_is_written(tmp_path, factory):
 
 
 def test_the_time_is_that_of_a_sample_times_the_passages(tmp_path):
-    class Slow(HashingEncoder):
+    class Slow:
+        dimension = 8
+
         def encode_passages(self, texts):
             clock[0] += 0.5 * len(texts)
-            return super().encode_passages(texts)
+            return np.ones((len(texts), 8), dtype=np.float32)
 
     clock = [0.0]
     rows = [Document(f"p{n}", "", f"word{n}") for n in range(5000)]
     index = build_index(rows, tmp_path / "out", HashingEncoder(8), bm25=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preflight.time, "perf_counter", lambda: clock[0])
-        needs = preflight.estimate(index.generation, Slow(8), "Flat", False, sample=True)
+        needs = preflight.estimate(index.generation, Slow(), "Flat", False, sample=True)
     assert needs.seconds == pytest.approx(2500)
     assert str(needs).endswith("about 42 minutes of encoding")

@@ -31,7 +31,7 @@ def corpus(tmp_path):
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    monkeypatch.setattr(stages, "_BATCH", 5)
+    monkeypatch.setattr(stages, "BATCH", 5)
     monkeypatch.setattr(stages, "_SHARD", 20)
 
 

@@ -107,7 +107,7 @@ def test_what_cannot_be_is_one_sentence_and_changes_nothing(tmp_path):
     "moments", [range(3, 200, 9), pytest.param(range(1, 200), marks=pytest.mark.faults)]
 )
 def test_killed_at_any_moment_it_ends_the_same(tmp_path, monkeypatch, moments):
-    monkeypatch.setattr(stages, "_BATCH", 5)
+    monkeypatch.setattr(stages, "BATCH", 5)
     monkeypatch.setattr(stages, "_SHARD", 5)
     lines = [{"id": f"n{n}", "text": f"word{n} new"} for n in range(12)]
     (tmp_path / "new.jsonl").write_text("\n".join(map(json.dumps, lines)))
