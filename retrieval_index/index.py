@@ -228,7 +228,7 @@ class PassageIndex:
 
 
 def _usual_mode(manifest: Manifest) -> Mode:
-    """What finds most on real questions (docs/retrieval.md): hashed words add nothing to BM25."""
+    """What finds most on real questions (docs/indexes): hashed words add nothing to BM25."""
     if manifest.bm25 is None:
         return "dense"
     return "bm25" if manifest.encoder.name == HashingEncoder.name else "hybrid"

@@ -122,7 +122,7 @@ class Model:
 
 
 def test_the_default_is_what_finds_most(index, queries, world, tmp_path):
-    """Hashed words add nothing to BM25 (docs/retrieval.md); a model does."""
+    """Hashed words add nothing to BM25 (docs/indexes); a model does."""
     assert index.mode == "bm25"
     assert index.search(queries[:3]) == index.search(queries[:3], mode="bm25")
     assert build_index(world.passages[:20], tmp_path / "both", Model()).mode == "hybrid"
