@@ -29,8 +29,9 @@ demo-math: setup
 players: setup
 	$(BIN)/python scripts/players.py
 
+# A process a core and a thread each: small products on many threads mostly wait for each other.
 test: setup lint types
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 # Builds and updates killed at every write, rename and checkpoint; `test` kills at a sample.
 test-faults: setup

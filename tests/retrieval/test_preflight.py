@@ -55,7 +55,7 @@ def test_a_memory_limit_of_the_container_counts(tmp_path, monkeypatch):
     assert preflight.memory_size() >= whole
 
 
-@pytest.mark.parametrize("factory", ["IVF8,SQ8", "IVF8,Flat", "HNSW16", "PQ32x8"])
+@pytest.mark.parametrize("factory", ["IVF8,SQ8", "IVF8,Flat", "HNSW16", "PQ16x4"])
 def test_the_size_told_is_the_size_that_is_written(tmp_path, factory):
     """To a tenth, once the parts that do not grow with the corpus are left out."""
     words = [f"{n:x}".translate(str.maketrans("0123456789", "ghijklmnop")) for n in range(4000)]
