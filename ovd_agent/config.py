@@ -16,6 +16,7 @@ from ovd_agent.learner.learner import LearnerConfig
 from ovd_agent.lora import LoraConfig
 from ovd_envs.errors import OptionError
 from ovd_envs.scenario import Outcome, RewardMode
+from retrieval_index.files import write_atomically
 
 ALGORITHMS = ("ovd", "grpo", "sft")
 _INCIDENTAL = ("out", "threads", "updates", "checkpoint_every", "eval_every")
@@ -157,9 +158,7 @@ class TrainConfig:
                     " options to resume, or another --out"
                 )
         self.out.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(mine, indent=2))
-        temporary.replace(path)
+        write_atomically(path, json.dumps(mine, indent=2))
 
 
 def _differences(theirs: Any, ours: Any, where: str = "") -> list[tuple[str, Any, Any]]:

@@ -22,6 +22,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from retrieval_index.files import write_atomically
+
 
 class RunLog:
     """A context manager around the updates of a run; `quiet` shows no progress."""
@@ -114,9 +116,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 def _keep(path: Path, wanted: Callable[[int], bool]) -> None:
     if path.exists():
         records = [record for record in read_log(path) if wanted(record["update"])]
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in records))
-        temporary.replace(path)
+        write_atomically(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
 def _append(path: Path, record: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ from ovd_agent.logs import RunLog, read_log
 from ovd_agent.metrics import describe, peak_memory_mb
 from ovd_agent.policies.base import PolicyUnavailable
 from ovd_envs.episode import Task, write_episodes
+from retrieval_index.files import write_atomically
 
 MAX_GAP = 0.25
 """Nats a token, as for the first probe of an engine's weights (policies/weights.py)."""
@@ -187,10 +188,7 @@ class Trainer:
             "transformers": transformers.__version__,
             "python": sys.version.split()[0],
         }
-        target = self.config.out / "summary.json"
-        temporary = target.with_suffix(".tmp")
-        temporary.write_text(json.dumps(summary, indent=2))
-        temporary.replace(target)
+        write_atomically(self.config.out / "summary.json", json.dumps(summary, indent=2))
         return summary
 
 

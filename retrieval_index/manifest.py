@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from retrieval_index.encoders import Precision
 from retrieval_index.errors import REBUILD, IndexFileError
+from retrieval_index.files import write_atomically
 
 SCHEMA_VERSION = 1
 CURRENT = "CURRENT"
@@ -260,13 +261,3 @@ def generations(index: Path) -> list[Path]:
     """By age; a number is never used again."""
     names = re.compile(r"gen-\d{6,}")
     return sorted(path for path in index.iterdir() if path.is_dir() and names.fullmatch(path.name))
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file that is seen whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

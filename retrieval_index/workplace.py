@@ -18,7 +18,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from retrieval_index.errors import IndexExistsError
-from retrieval_index.manifest import CURRENT, newest_generation, point_to, write_atomically
+from retrieval_index.files import write_atomically
+from retrieval_index.manifest import CURRENT, newest_generation, point_to
 
 FOLDER = "building"
 STATE = "building.json"

@@ -24,6 +24,7 @@ from ovd_agent.report.calibration import write_page
 from ovd_envs.calibration import KindCalibration, calibrate, known_steps
 from ovd_envs.errors import OVDError
 from ovd_envs.make import make_scenario
+from retrieval_index.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,7 @@ def main(options: Options) -> int:
     }
     setting = f"{options.env}, {len(steps)} steps, seed {options.seed}, {seconds:.0f} seconds"
     options.out.mkdir(parents=True, exist_ok=True)
-    temporary = options.out / "calibration.json.tmp"
-    temporary.write_text(json.dumps(record, indent=2))
-    temporary.replace(options.out / "calibration.json")
+    write_atomically(options.out / "calibration.json", json.dumps(record, indent=2))
     write_page(options.out / "report.html", name, setting, found)
     console.print(table(found, f"{name}: {setting}"))
     for kind in found:

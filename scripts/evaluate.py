@@ -17,6 +17,7 @@ from ovd_agent.config import EnvironmentConfig, RolloutConfig, TrainConfig
 from ovd_agent.evaluate import evaluate
 from ovd_envs.episode import write_episodes
 from ovd_envs.errors import OVDError
+from retrieval_index.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def main(config: EvaluateConfig) -> int:
         return 2
     if config.out is not None:
         write_episodes(config.out / "episodes.jsonl", (each.episode for each in trajectories))
-        (config.out / "result.json").write_text(json.dumps(result, indent=2))
+        write_atomically(config.out / "result.json", json.dumps(result, indent=2))
     Console().print(table(result, f"{config.student} on {config.env}"))
     return 0
 

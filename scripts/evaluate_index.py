@@ -24,6 +24,7 @@ from retrieval_index.evaluate import (
     run_queries,
     write_run,
 )
+from retrieval_index.files import write_atomically
 from retrieval_index.index import MODES, Mode
 
 
@@ -62,7 +63,7 @@ def main() -> int:
         table.add_row(mode, *cells)
     Console().print(table)
     if options.out:
-        options.out.write_text(json.dumps(results, indent=2) + "\n")
+        write_atomically(options.out, json.dumps(results, indent=2) + "\n")
     return 0
 
 

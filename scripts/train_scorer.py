@@ -31,6 +31,7 @@ from ovd_agent.scorer import ModelScorer, scoring_rows
 from ovd_envs.calibration import KindCalibration, calibrate, known_steps
 from ovd_envs.errors import OVDError
 from ovd_envs.make import make_scenario
+from retrieval_index.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def main(options: Options) -> int:
         "before": [asdict(kind) for kind in before],
         "after": [asdict(kind) for kind in after],
     }
-    (options.out / "scorer.json").write_text(json.dumps(record, indent=2))
+    write_atomically(options.out / "scorer.json", json.dumps(record, indent=2))
     setting = f"{options.model} after {len(rows)} steps of {options.env}, {options.epochs} times"
     write_page(options.out / "report.html", f"Scorer from {options.model}", setting, after)
     for name, found in (("before", before), ("after", after)):

@@ -9,6 +9,7 @@ from xml.etree.ElementTree import Element, tostring
 
 from ovd_agent.report.charts import STYLE, bar_chart, node
 from ovd_envs.calibration import KindCalibration
+from retrieval_index.files import write_atomically
 
 _HEADER = (
     "kind",
@@ -38,9 +39,7 @@ def write_page(path: Path, teacher: str, setting: str, found: Sequence[KindCalib
     head = node("head", node("meta", charset="utf-8"), node("title", teacher), node("style", STYLE))
     page = node("html", head, node("body", body), lang="en")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("<!doctype html>\n" + tostring(page, "unicode", "html"), "utf-8")
-    temporary.replace(path)
+    write_atomically(path, "<!doctype html>\n" + tostring(page, "unicode", "html"))
 
 
 _LEAD = (

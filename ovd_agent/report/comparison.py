@@ -22,6 +22,7 @@ from ovd_agent.report.charts import (
     x_axis,
     y_axis,
 )
+from retrieval_index.files import write_atomically
 
 Arms = Mapping[str, Sequence[Run]]
 Differences = Mapping[str, Difference]
@@ -57,9 +58,7 @@ def write_page(path: Path, title: str, arms: Arms, differences: Differences, bas
         _ledger(arms),
     )
     page = node("html", head, node("body", body), lang="en")
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("<!doctype html>\n" + tostring(page, "unicode", "html"), "utf-8")
-    temporary.replace(path)
+    write_atomically(path, "<!doctype html>\n" + tostring(page, "unicode", "html"))
 
 
 def _legend() -> str:

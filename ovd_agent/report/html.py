@@ -14,6 +14,7 @@ from xml.etree.ElementTree import Element, tostring
 from ovd_agent.logs import read_log
 from ovd_agent.report.charts import STYLE, badge_colour, curves, histogram, node
 from ovd_envs.episode import Episode, Turn, VerbalScore, read_episodes
+from retrieval_index.files import write_atomically
 
 FILES = ("config.json", "summary.json", "log.jsonl", "eval.jsonl")
 EPISODES = ("episodes_before.jsonl", "episodes_after.jsonl")
@@ -46,10 +47,8 @@ def write_report(folder: Path) -> Path:
     """
     page = "<!doctype html>\n" + tostring(_page(read_run(folder)), "unicode", "html")
     target = folder / "report.html"
-    temporary = folder / "report.html.tmp"
     # A student may have written half of a surrogate pair, which UTF-8 cannot carry.
-    temporary.write_text(page, encoding="utf-8", errors="xmlcharrefreplace")
-    temporary.replace(target)
+    write_atomically(target, page, errors="xmlcharrefreplace")
     return target
 
 

@@ -304,7 +304,7 @@ def test_leaves_no_temporary_file_and_replaces_the_old_page(write: Write) -> Non
     (folder / "report.html").write_text("old")
     assert write_report(folder) == folder / "report.html"
     assert (folder / "report.html").read_text(encoding="utf-8") != "old"
-    assert not (folder / "report.html.tmp").exists()
+    assert not list(folder.glob("*.tmp"))
 
 
 def test_a_damaged_run_keeps_the_old_page(write: Write) -> None:
