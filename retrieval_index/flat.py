@@ -19,8 +19,8 @@ Rows = NDArray[np.int64]
 FACTORY = "Flat"
 METRIC = "inner_product"
 _SCAN_QUERIES = 4
-"""From this many queries (per thread) on, a matrix product beats scanning the vectors once for
-each query; measured by benchmarks/blas_threshold.py."""
+"""From this many queries on, a matrix product beats scanning the vectors once for each query;
+measured by benchmarks/blas_threshold.py, on one thread and on two."""
 _BLOCK_ROWS = 65_536
 
 
@@ -83,12 +83,11 @@ def set_blas_threshold(faiss: Any, dimension: int) -> None:
     """Let faiss use matrix products from a few queries on.
 
     Since 1.14.2 faiss scans all vectors once per query unless queries × dimension reaches
-    128,000, that is 334 queries of 384 dimensions, though on one thread a matrix product wins
-    from about 4 queries (5.9 times faster at 64; upstream PR #5109 finds the crossover to grow
-    with the threads). The setting is one global of the process, so it is set before each search,
-    for that search's dimension. Which passages are found does not depend on it.
+    128,000, that is 334 queries of 384 dimensions, though a matrix product wins from about 4
+    queries (8 times faster at 64). The setting is one global of the process, so
+    it is set before each search, for that search's dimension. Which passages are found does not
+    depend on it.
     """
     version = tuple(int(part) for part in faiss.__version__.split(".")[:3])
     if version >= (1, 14, 2):  # before, the unit was queries and the default a good 20
-        threads = faiss.omp_get_max_threads()
-        faiss.cvar.distance_compute_blas_threshold = _SCAN_QUERIES * dimension * threads
+        faiss.cvar.distance_compute_blas_threshold = _SCAN_QUERIES * dimension

@@ -93,7 +93,7 @@ def test_results_do_not_depend_on_batch_size_or_batch_mates(index, queries):
 
 def test_the_blas_threshold_changes_no_result(index, queries, monkeypatch):
     ours = index.search(queries[:40], 5)
-    assert faiss.cvar.distance_compute_blas_threshold == 4 * 512 * faiss.omp_get_max_threads()
+    assert faiss.cvar.distance_compute_blas_threshold == 4 * 512
     monkeypatch.setattr(flat, "set_blas_threshold", lambda *_: None)
     faiss.cvar.distance_compute_blas_threshold = 128_000
     assert index.search(queries[:40], 5) == ours
