@@ -81,7 +81,7 @@ def show(results: dict[str, dict[str, Any]]) -> None:
         table = Table(title=figure, title_justify="left")
         columns = [("bm25", "BM25")]
         for encoder in next(iter(results.values())):
-            columns += [(f"{encoder} dense", encoder), (f"{encoder} hybrid", f"{encoder} + BM25")]
+            columns += [(f"{encoder} dense", encoder), (f"{encoder} hybrid", "+ BM25")]
         for column in ("set", "passages", "questions", *(title for _, title in columns)):
             table.add_column(column, justify="left" if column == "set" else "right")
         for name, encoders in results.items():

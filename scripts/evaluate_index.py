@@ -55,16 +55,22 @@ def main() -> int:
     except (RetrievalError, ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
-    table = Table(title=f"{options.queries} over {options.index}", title_justify="left")
-    for column in ("mode", *next(iter(results.values()))):
-        table.add_column(column, justify="left" if column == "mode" else "right")
-    for mode, figures in results.items():
-        cells = (f"{value:.3f}" if value <= 1 else f"{value:,.1f}" for value in figures.values())
-        table.add_row(mode, *cells)
-    Console().print(table)
+    print_results(results, f"{options.queries} over {options.index}")
     if options.out:
         write_atomically(options.out, json.dumps(results, indent=2) + "\n")
     return 0
+
+
+def print_results(results: dict[str, dict[str, float]], title: str) -> None:
+    """Figures one below the other, so that they fit a narrow terminal."""
+    table = Table("", title=title, title_justify="left")
+    for mode in results:
+        table.add_column(mode, justify="right")
+    for figure in next(iter(results.values())):
+        values = [figures[figure] for figures in results.values()]
+        share = max(values) <= 1
+        table.add_row(figure, *(f"{value:.3f}" if share else f"{value:,.1f}" for value in values))
+    Console().print(table)
 
 
 def evaluate(options: Options) -> dict[str, dict[str, float]]:

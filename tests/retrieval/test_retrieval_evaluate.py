@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+import re
 import subprocess
 import sys
 
@@ -142,6 +143,8 @@ def test_the_command_prints_every_mode_and_writes_what_it_is_told(folder, tmp_pa
     command += ["--out", str(tmp_path / "figures.json")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert re.search(r"recall@10 +│ +[\d.]+ │ +1.000 │ +[\d.]+ ", done.stdout)  # whole figures
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert list(figures) == ["dense", "bm25", "hybrid"]
     assert figures["bm25"]["recall@1"] == 1.0
