@@ -82,7 +82,7 @@ def show(results: dict[str, dict[str, Any]]) -> None:
         columns = [("bm25", "BM25")]
         for encoder in next(iter(results.values())):
             columns += [(f"{encoder} dense", encoder), (f"{encoder} hybrid", "+ BM25")]
-        for column in ("set", "passages", "questions", *(title for _, title in columns)):
+        for column in ("set", "passages", "queries", *(title for _, title in columns)):
             table.add_column(column, justify="left" if column == "set" else "right")
         for name, encoders in results.items():
             one = next(iter(encoders.values()))
