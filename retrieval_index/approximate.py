@@ -17,6 +17,7 @@ import numpy as np
 
 from retrieval_index.errors import REBUILD, IndexFileError, MissingPackageError, RetrievalError
 from retrieval_index.flat import FACTORY, Floats, Rows, forget, has_faiss, search_blocks
+from retrieval_index.progress import note, progress_bar
 
 FLAT_ROWS = 1_000_000
 """Up to so many passages every vector is compared: exact, and nothing to train."""
@@ -75,15 +76,21 @@ def training_bytes(factory: str, dimension: int, rows: int) -> int:
     return 0 if index.is_trained else 4 * dimension * _training_rows(index, rows)
 
 
-def build_approximate(vectors: Floats, factory: str, path: Path, seed: int = 0) -> None:
+def build_approximate(
+    vectors: Floats, factory: str, path: Path, seed: int = 0, progress: bool | None = False
+) -> None:
     """Train an index of the type that `factory` names, add all vectors, and write it."""
     rows, dimension = vectors.shape
     index = _empty(factory, dimension)
     if not index.is_trained:
+        note(f"training {factory}", progress)
         index.train(_sample(vectors, _training_rows(index, rows), seed))
-    for start in range(0, rows, _ADD_ROWS):
-        index.add(np.ascontiguousarray(vectors[start : start + _ADD_ROWS]))
-        forget(vectors)
+    with progress_bar("indexing", rows, progress) as advance:
+        for start in range(0, rows, _ADD_ROWS):
+            block = np.ascontiguousarray(vectors[start : start + _ADD_ROWS])
+            index.add(block)
+            forget(vectors)
+            advance(len(block))
     path.parent.mkdir(exist_ok=True)
     _faiss(factory).write_index(index, str(path))
 

@@ -126,8 +126,8 @@ def _build(
             check(needs, work.target)
         truncated = encode(encoder, work, progress, ray)
         cosine = measure_precision(encoder, work)
-        dense = index_vectors(encoder, factory, record.rows, work)
-        index_words(plan["bm25"], work)
+        dense = index_vectors(encoder, factory, record.rows, work, progress)
+        index_words(plan["bm25"], work, progress)
         finish(make_manifest(record, encoder, dense, plan["bm25"], truncated, cosine), work)
     else:
         dense = DenseRecord(factory, flat.METRIC, record.rows)

@@ -195,14 +195,16 @@ def vectors_file(path: Path, shape: tuple[int, int], done: int) -> Any:
     return open_memmap(path, "w+", np.float32, shape)
 
 
-def index_vectors(encoder: Encoder, factory: str, rows: int, work: Workplace) -> DenseRecord:
+def index_vectors(
+    encoder: Encoder, factory: str, rows: int, work: Workplace, progress: bool | None
+) -> DenseRecord:
     """Build and tune what proposes candidates, unless every vector is compared."""
     if factory == flat.FACTORY:
         return DenseRecord(factory, flat.METRIC, rows)
     if (tuned := work.done("dense")) is None:
         vectors: Vectors = open_memmap(work.folder / VECTORS_FILE, "r")
         path = work.folder / DENSE_FILE
-        build_approximate(vectors, factory, path)
+        build_approximate(vectors, factory, path, progress=progress)
         passages = PassageStore(work.folder)
         texts = [_as_query(passages[row]) for row in tuning_rows(rows).tolist()]
         queries = np.ascontiguousarray(encoder.encode_queries(texts), dtype=np.float32)
@@ -216,10 +218,11 @@ def _as_query(passage: Document) -> str:
     return f"{passage.title} {' '.join(passage.text.split()[:8])}".strip()
 
 
-def index_words(bm25: bool, work: Workplace) -> None:
+def index_words(bm25: bool, work: Workplace, progress: bool | None) -> None:
     """Build BM25, unless it is not wanted or was done."""
     if not bm25 or work.done("bm25"):
         return
+    note("indexing words", progress)
     shutil.rmtree(work.folder / BM25_FOLDER, ignore_errors=True)
     texts = (passage.contents for passage in PassageStore(work.folder))
     Bm25.build(texts, work.folder / BM25_FOLDER)

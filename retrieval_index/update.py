@@ -133,8 +133,8 @@ def _update(
         _copy_vectors(index, gone, record.rows, work)
     truncated = encode(index.encoder, work, progress)
     cosine = manifest.encoder.cosine
-    dense = index_vectors(index.encoder, factory, record.rows, work)
-    index_words(bm25, work)
+    dense = index_vectors(index.encoder, factory, record.rows, work, progress)
+    index_words(bm25, work, progress)
     finish(make_manifest(record, index.encoder, dense, bm25, truncated, cosine), work)
 
 
