@@ -46,6 +46,7 @@ class Run:
     """Exact match at each evaluation, the last one after training."""
     ledger: Mapping[str, float]
     acceptance: tuple[float, ...]
+    """By update; empty for an algorithm that samples nothing to accept."""
 
     @property
     def em(self) -> float:
@@ -89,7 +90,7 @@ def read_run(folder: Path) -> Run:
         grades={episode.task.id: episode.exact_match or 0.0 for episode in episodes},
         evaluations=tuple(float(line["em"]) for line in read_log(folder / "eval.jsonl")),
         ledger={name: float(summary[name]) for name in LEDGER},
-        acceptance=tuple(summary["acceptance"]),
+        acceptance=tuple(share for share in summary["acceptance"] if share is not None),
     )
 
 
