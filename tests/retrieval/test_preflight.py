@@ -12,15 +12,7 @@ from retrieval_index.index import PassageIndex
 from retrieval_index.manifest import VECTORS_FILE
 from retrieval_index.update import update_index
 
-ROWS = 90
-
-
-@pytest.fixture
-def corpus(tmp_path):
-    path = tmp_path / "corpus.jsonl"
-    rows = [{"id": f"p{n}", "title": f"T{n}", "text": f"word{n % 9} text {n}"} for n in range(ROWS)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+ROWS = 90  # of the corpus in conftest.py
 
 
 def test_a_disk_too_small_is_told_with_numbers_and_can_be_resumed(corpus, tmp_path, monkeypatch):

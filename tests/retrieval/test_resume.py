@@ -17,16 +17,8 @@ from retrieval_index.errors import IndexExistsError
 from retrieval_index.index import PassageIndex
 from retrieval_index.manifest import live_generation
 
-ROWS = 90
+ROWS = 90  # of the corpus in conftest.py
 SEEDED = random.Random(0)
-
-
-@pytest.fixture
-def corpus(tmp_path):
-    path = tmp_path / "corpus.jsonl"
-    rows = [{"id": f"p{n}", "title": f"T{n}", "text": f"word{n % 9} text {n}"} for n in range(ROWS)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 @pytest.fixture(autouse=True)
