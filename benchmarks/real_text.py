@@ -161,13 +161,15 @@ def evaluated(student: str, held: str, folder: Path, options: Options) -> dict[s
         more = ("--student", student, "--count", str(options.count))
         call("evaluate", options, held, *more, out=out)
     result = json.loads((out / "result.json").read_text())
-    kept = ("count", "em", "em_low", "em_high", "f1", "f1_low", "f1_high", "answered")
+    kept = ("count", "em", "em_low", "em_high", "f1", "f1_low", "f1_high")
     episodes = list(read_episodes(out / "episodes.jsonl"))
     return {name: result[name] for name in kept} | asdict(conduct(episodes))
 
 
 @dataclass(frozen=True, slots=True)
 class Conduct:
+    answered: float
+    """Share of episodes that end with an answer."""
     searches: float
     """An episode."""
     found: float
@@ -177,11 +179,14 @@ class Conduct:
 
 
 def conduct(episodes: Sequence[Episode]) -> Conduct:
+    answered = sum(episode.end_reason == "answered" for episode in episodes)
     searches = sum(turn.kind == "search" for episode in episodes for turn in episode.turns)
     found = [episode for episode in episodes if read_answer(episode)]
     right = sum(episode.exact_match or 0.0 for episode in found)
     count = max(1, len(episodes))
-    return Conduct(searches / count, len(found) / count, right / max(1, len(found)))
+    return Conduct(
+        answered / count, searches / count, len(found) / count, right / max(1, len(found))
+    )
 
 
 def read_answer(episode: Episode) -> bool:

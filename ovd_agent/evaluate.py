@@ -59,7 +59,7 @@ def _summary(episodes: Sequence[Episode]) -> dict[str, Any]:
         "f1": float(np.mean(f1)) if f1 else 0.0,
         "f1_low": f1_low,
         "f1_high": f1_high,
-        "answered": sum(episode.terminated for episode in episodes) / max(1, len(episodes)),
+        "answered": sum(e.end_reason == "answered" for e in episodes) / max(1, len(episodes)),
     }
 
 

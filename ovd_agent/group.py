@@ -27,10 +27,12 @@ class Group:
 @dataclass(frozen=True, slots=True)
 class MixedGroup:
     """What verbal rejection sampling makes of a group: `kept` are student samples, and each of
-    `replacements` stands where one was rejected."""
+    `replacements` stands where one was rejected; `unreplaced` were rejected where there is no
+    demonstration."""
 
     kept: list[Trajectory]
     replacements: list[Trajectory]
+    unreplaced: list[Trajectory]
 
 
 def reject_and_replace(
@@ -40,8 +42,7 @@ def reject_and_replace(
 
     The training mixture of On-policy Verbal Distillation (arXiv 2601.21968). Kept trajectories
     stay on-policy; replacements have no behaviour log-probabilities and never enter an importance
-    ratio. A sample whose score is None leaves the group: nothing is known about it; and so does a
-    rejected one where there is no demonstration.
+    ratio. A sample whose score is None leaves the group: nothing is known about it.
 
     Args:
         group: its demonstrations are used in order, and again from the first when too few.
@@ -51,12 +52,13 @@ def reject_and_replace(
     Raises:
         DemonstrationError: a demonstration is of another task.
     """
-    kept = [
-        sample
+    judged = [
+        (sample, score)
         for sample, score in zip(group.samples, scores, strict=True)
-        if score is not None and score >= threshold
+        if score is not None
     ]
-    rejected = sum(score is not None and score < threshold for score in scores)
+    kept = [sample for sample, score in judged if score >= threshold]
+    rejected = [sample for sample, score in judged if score < threshold]
     shown = group.demonstrations
     for demonstration in shown:
         if demonstration.episode.task.id != group.task.id:
@@ -64,5 +66,6 @@ def reject_and_replace(
                 f"a demonstration of task {demonstration.episode.task.id!r} cannot replace a"
                 f" sample of task {group.task.id!r}"
             )
-    replaced = rejected if shown else 0
-    return MixedGroup(kept, [shown[index % len(shown)] for index in range(replaced)])
+    if not shown:
+        return MixedGroup(kept, [], rejected)
+    return MixedGroup(kept, [shown[index % len(shown)] for index in range(len(rejected))], [])

@@ -49,6 +49,9 @@ class OVD:
     """One advantage for all tokens, or one for each turn: its mean score to go."""
     enter: Literal["cross_entropy", "ratio_one", "shaped"] = "cross_entropy"
     """How a demonstration teaches, weighted by how many samples it replaces."""
+    unreplaced: Literal["drop", "keep"] = "drop"
+    """What becomes of a rejected sample whose task the teacher has no demonstration of: it is left
+    out, or it enters the policy gradient, where a baseline makes its advantage negative."""
     statistics: Literal["student", "mixture", "none"] = "student"
     """Whose rewards are the baseline: all samples of the student, what is trained on, or nobody's:
     then an accepted sample counts in full even where all of its group were accepted."""
@@ -97,7 +100,8 @@ class OVD:
     def rows(self, group: Group) -> list[TrainingRow]:
         mixed = reject_and_replace(group, [self.score(s) for s in group.samples], self.threshold)
         scored = [s for s in group.samples if self.score(s) is not None]
-        mixture = [*mixed.kept, *mixed.replacements]
+        played = mixed.kept + (mixed.unreplaced if self.unreplaced == "keep" else [])
+        mixture = [*played, *mixed.replacements]
         judged = {"student": scored, "mixture": mixture, "none": []}[self.statistics]
         baseline = [self._reward(each) for each in judged]
         advantages = group_advantages(
@@ -110,9 +114,9 @@ class OVD:
                 weight=self.policy_weight,
                 kl=self.kl,
             )
-            for sample, advantage in zip(mixed.kept, advantages, strict=False)
+            for sample, advantage in zip(played, advantages, strict=False)
         ]
-        taught = zip(mixed.replacements, advantages[len(mixed.kept) :], strict=True)
+        taught = zip(mixed.replacements, advantages[len(played) :], strict=True)
         return rows + merged([self._taught(shown, advantage) for shown, advantage in taught])
 
     def _reward(self, trajectory: Trajectory) -> float:

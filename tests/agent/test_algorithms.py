@@ -200,9 +200,10 @@ def test_each_rejected_sample_is_replaced_where_there_is_a_demonstration():
     filled = group(*samples, demonstrations=1)
     mixed = reject_and_replace(filled, [9, 3, 7, 0], 7)
     assert mixed.kept == [samples[0], samples[2]]
-    assert mixed.replacements == filled.demonstrations * 2
+    assert (mixed.replacements, mixed.unreplaced) == (filled.demonstrations * 2, [])
     failed = reject_and_replace(group(*samples), [9, 3, 7, 0], 7)  # the teacher's own play failed
     assert (failed.kept, failed.replacements) == (mixed.kept, [])
+    assert failed.unreplaced == [samples[1], samples[3]]
     other = trajectory([9], 1.0, "teacher")
     other.episode = Episode(Task("other", "q", ("a",)), "p")
     with pytest.raises(DemonstrationError, match="of task 'other' cannot replace a sample of"):
@@ -216,3 +217,24 @@ def test_without_a_demonstration_only_accepted_samples_are_trained_on(statistics
     rows = algorithm.rows(group(kept, rejected))
     assert [row.ids for row in rows] == [kept.ids]
     assert algorithm.rows(group(rejected, rejected)) == []
+
+
+def test_without_demonstrations_keeping_what_is_rejected_is_grpo():
+    right, wrong = trajectory([9], 1.0), trajectory([0], 0.0)
+    one = group(right, wrong, wrong, wrong)
+    ours = OVD(samples=4, unreplaced="keep", divide_by_std=True).rows(one)
+    theirs = GRPO(samples=4).rows(one)
+    for row, expected in zip(ours, theirs, strict=True):
+        assert row.ids == expected.ids
+        np.testing.assert_allclose(row.pg * row.advantage, expected.pg * expected.advantage)
+
+
+def test_what_is_replaced_is_never_kept():
+    samples = [trajectory([9], 1.0), trajectory([0], 0.0)]
+    rows = OVD(samples=2, unreplaced="keep").rows(group(*samples, demonstrations=1))
+    assert [row.kind for row in rows] == ["student", "demonstration"]
+
+
+def test_an_unscored_sample_is_never_kept():
+    rows = OVD(samples=2, unreplaced="keep").rows(group(trajectory([None], 1.0)))
+    assert rows == []

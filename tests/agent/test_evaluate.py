@@ -29,12 +29,13 @@ def test_bootstrap_of_a_constant_and_of_a_coin():
 
 
 def test_summary_per_hop():
-    def episode(hops, match):
+    def episode(hops, match, ending):
         task = Task("t", "?", ("a",), hops)
-        return Episode(task, "?", terminated=bool(match), exact_match=match, f1=match)
+        return Episode(task, "?", terminated=True, end_reason=ending, exact_match=match, f1=match)
 
-    result = summarise([episode(1, 1.0), episode(1, 0.0), episode(2, None)])
+    endings = (1, 1.0, "answered"), (1, 0.0, "answered"), (2, None, "invalid_limit")
+    result = summarise([episode(*ending) for ending in endings])
     assert result["count"] == 3
     assert result["em"] == pytest.approx(1 / 3)
-    assert result["answered"] == pytest.approx(1 / 3)
+    assert result["answered"] == pytest.approx(2 / 3)  # the third ended without an answer
     assert {hop: row["em"] for hop, row in result["per_hop"].items()} == {"1": 0.5, "2": 0.0}
