@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -86,6 +87,12 @@ class RunLog:
             if metrics[name] is not None:  # some algorithms play no samples
                 figures += f"  {shown} {metrics[name]:.2f}"
         self._progress.update(self._bar, completed=update + 1, figures=figures)
+        if not self._progress.console.is_terminal:  # where a bar would be seen at the end only
+            bar = self._progress.tasks[self._bar]
+            left = (
+                "" if bar.time_remaining is None else f", {timedelta(0, bar.time_remaining)} left"
+            )
+            self.say(f"update {update + 1} of {bar.total:.0f}: {figures}{left}")
 
     def evaluation(self, update: int, result: Mapping[str, Any]) -> None:
         """Record a held-out evaluation made after `update` updates."""

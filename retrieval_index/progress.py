@@ -1,11 +1,16 @@
-"""A progress bar with rate and time left."""
+"""How far a long work is, its rate and the time left: a bar in a terminal, lines in a log."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from datetime import timedelta
+
+SECONDS = 30.0
+"""Between two lines of a log."""
 
 
 def note(text: str, shown: bool | None) -> None:
@@ -18,12 +23,13 @@ def note(text: str, shown: bool | None) -> None:
 def progress_bar(
     what: str, total: int | None, shown: bool | None, done: int = 0
 ) -> Generator[Callable[[int], None]]:
-    """Yields `advance(n)`. `shown=None` shows the bar when stderr is a terminal; `done` of the
-    total were made before."""
-    if shown is None:
-        shown = sys.stderr.isatty()
-    if not shown or importlib.util.find_spec("rich") is None:
+    """Yields `advance(n)`. `shown=None` shows a bar when stderr is a terminal, and else a line
+    every half a minute; `done` of the total were made before."""
+    if shown is False:
         yield lambda n: None
+        return
+    if importlib.util.find_spec("rich") is None or not (shown or sys.stderr.isatty()):
+        yield _lines(what, total, done)
         return
     from rich.console import Console
     from rich.progress import (
@@ -49,3 +55,25 @@ def progress_bar(
     with Progress(*columns, *times, console=console, speed_estimate_period=120) as bar:
         task = bar.add_task(what, total=total, completed=done)
         yield lambda n: bar.advance(task, n)
+
+
+def _lines(what: str, total: int | None, done: int) -> Callable[[int], None]:
+    """An `advance(n)` that writes to stderr now and then."""
+    began = told = time.monotonic()
+    before = done
+
+    def advance(n: int) -> None:
+        nonlocal done, told
+        done += n
+        now = time.monotonic()
+        if now - told < SECONDS:
+            return
+        told = now
+        rate = (done - before) / (now - began)
+        line = f"{what}: {done:,}, {rate:,.1f}/s"
+        if total is not None and rate:
+            left = timedelta(seconds=round((total - done) / rate))
+            line = f"{what}: {done:,} of {total:,}, {rate:,.1f}/s, {left} left"
+        print(line, file=sys.stderr, flush=True)
+
+    return advance

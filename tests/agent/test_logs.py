@@ -62,3 +62,12 @@ def test_scalars_reach_tensorboard(tmp_path):
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert events.Scalars("em")[0].value == 0.5
     assert events.Scalars("seconds/total")[0].value == 2.0
+
+
+def test_a_log_that_is_no_terminal_tells_every_update(tmp_path, capsys):
+    with RunLog(tmp_path, 3) as log:
+        log.log(0, METRICS)
+        log.log(1, METRICS)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("update")]
+    assert lines[0].startswith("update 1 of 3: 30.0 updates/min  EM 0.50")
+    assert lines[1].startswith("update 2 of 3: 30.0 updates/min  EM 0.50")
