@@ -112,12 +112,21 @@ def _judged(queries: Sequence[Query], results: Results, ks: Sequence[int]) -> di
     ]
     # By rank: the measures would order equal scores by the ids of their passages.
     run = [
-        ScoredDoc(query.id, document.id, -float(rank))
+        ScoredDoc(query.id, passage, -float(rank))
         for query in queries
-        for rank, document in enumerate(results.get(query.id, ()))
+        for passage, rank in _ranks(results.get(query.id, ()), query.relevant).items()
     ]
     measured: Any = ir_measures.calc_aggregate(list(names), judgements, run)
     return {name: float(measured[key]) for key, name in names.items()}
+
+
+def _ranks(documents: Sequence[Document], relevant: Mapping[str, int]) -> dict[str, int]:
+    """Where each passage was found; one that was split and is relevant, by its first piece."""
+    ranks: dict[str, int] = {}
+    for rank, document in enumerate(documents):
+        piece = document.id not in relevant and document.source in relevant
+        ranks.setdefault(document.source if piece else document.id, rank)
+    return ranks
 
 
 def _says(documents: Sequence[Document], answers: Iterable[str]) -> bool:

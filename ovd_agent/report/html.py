@@ -325,12 +325,13 @@ def _turn(turn: Turn, episode: Episode, levels: int) -> Element:
     if turn.score is not None:
         parts.append(_verdict(turn.score, levels))
     if turn.documents:
+        gold = set(episode.task.supporting)
         passages = [
             node(
                 "li",
                 node("b", document.title),
                 f" {document.text}",
-                *([node("em", "needed")] if document.id in episode.task.supporting else []),
+                *([node("em", "needed")] if gold & {document.id, document.source} else []),
             )
             for document in turn.documents
         ]

@@ -36,7 +36,8 @@ the level of its step, down to 1 at the lowest.
 
 The steps of a problem are `metadata["steps"]`, or the `<<a*b=c>>` marks that GSM8K has in
 `metadata["solution"]`. Where there are neither, only the truth of equations is judged. A question
-without gold passages takes every passage that contains an answer for gold.
+without gold passages takes every passage that contains an answer for gold. Of a gold passage that
+an index split, a piece is gold where it contains an answer, or where several passages are needed.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ from functools import lru_cache
 from typing import Any
 
 from ovd_envs.episode import Episode, Task, Turn, VerbalScore
+from ovd_envs.errors import TaskError
 from ovd_envs.grammar import parse_action, tagged
 from ovd_envs.mathematics import Equation, find_equations
 from ovd_envs.rewards import normalize
@@ -114,18 +116,31 @@ class OracleTeacher:
 
     def _queries(self, episode: Episode) -> list[str]:
         """What to search for where no chain says so: the question, then what is still missing."""
-        task, read = episode.task, _read(episode.turns)
+        task, read = episode.task, _read(episode.task, episode.turns)
         if read and _all_read(task, episode.turns, read):
             return []
         unread = [passage_id for passage_id in task.supporting if passage_id not in read]
-        missing = self.lookup(unread) if self.lookup else []
+        missing = [self._passage(passage_id, task) for passage_id in unread if self.lookup]
         titles = [passage.title for passage in missing if passage.title]
         texts = [f"{passage.title} {passage.text[:200]}".strip() for passage in missing]
         return [task.prompt, *titles, *texts, f"{task.prompt} {task.answers[0]}"]
 
+    def _passage(self, passage_id: str, task: Task) -> Document:
+        """From the index, or the first piece where the index split it."""
+        assert self.lookup is not None
+        for name in (passage_id, f"{passage_id}#0"):
+            try:
+                return self.lookup([name])[0]
+            except KeyError:
+                continue
+        raise TaskError(
+            f"task {task.id!r} needs the passage {passage_id!r}, which the index does not hold:"
+            " were the questions written for another corpus?"
+        )
+
     def _cite(self, episode: Episode) -> str:
         found = [document for turn in episode.turns for document in turn.documents]
-        gold = [document for document in found if _is_gold(document, episode.task)]
+        gold = [document for document in found if _gold_id(document, episode.task)]
         if not gold:
             return f"I believe the answer is {episode.task.answers[0]}"
         return f"According to {gold[-1].title or 'the passage'}, it is {episode.task.answers[0]}"
@@ -173,12 +188,21 @@ def _chain(task: Task) -> list[Link]:
     return list(task.metadata.get("chain", ()))
 
 
-def _read(turns: Sequence[Turn]) -> set[str]:
-    return {document.id for turn in turns for document in turn.documents}
+def _read(task: Task, turns: Sequence[Turn]) -> set[str]:
+    """Ids of the passages that were read; a piece that is gold stands for its passage."""
+    documents = [document for turn in turns for document in turn.documents]
+    if not task.supporting:
+        return {document.id for document in documents}
+    return {_gold_id(document, task) or document.id for document in documents}
 
 
-def _is_gold(document: Document, task: Task) -> bool:
-    return document.id in task.supporting if task.supporting else _says(document, task.answers)
+def _gold_id(document: Document, task: Task) -> str | None:
+    """Of the gold passage that this is, or is the piece of that matters; else None."""
+    gold = task.supporting
+    if document.id in gold or (not gold and _says(document, task.answers)):
+        return document.id
+    piece = document.source in gold and (len(gold) > 1 or _says(document, task.answers))
+    return document.source if piece else None
 
 
 def _says(document: Document, answers: Sequence[str]) -> bool:
@@ -210,7 +234,7 @@ def _entity(link: Link) -> str:
 
 def _known(chain: Sequence[Link], episode: Episode, asked: set[str]) -> int:
     """How many links lie behind: passage read, or every way of finding it tried."""
-    read = _read(episode.turns)
+    read = _read(episode.task, episode.turns)
     for index, link in enumerate(chain):
         if link["passage"] not in read and not asked.issuperset(map(normalize, _ways(link))):
             return index
@@ -247,10 +271,10 @@ def _judge_search(request: ScoreRequest) -> Verdict:
     query = normalize(turn.content)
     if any(earlier.kind == "search" and normalize(earlier.content) == query for earlier in before):
         return 1, "Repeats an earlier query."
-    read = _read(before)
+    read = _read(task, before)
     new = [document for document in turn.documents if document.id not in read]
     if not _all_read(task, before, read):
-        gold = {document.id for document in new if _is_gold(document, task)}
+        gold = {_gold_id(document, task) for document in new} - {None}
         link = next((link for link in _chain(task) if link["passage"] not in read), None)
         if gold and (link is None or link["passage"] in gold):
             return 9, "Brings the next passage that is needed."
@@ -280,7 +304,7 @@ def _content_words(text: str) -> frozenset[str]:
 
 def _judge_answer(request: ScoreRequest) -> Verdict:
     episode, before = request.episode, request.episode.turns[: request.index]
-    read = _read(before)
+    read = _read(episode.task, before)
     complete = _all_read(episode.task, before, read)
     if episode.exact_match:
         if complete:

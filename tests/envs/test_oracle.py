@@ -8,6 +8,7 @@ import pytest
 
 from ovd_envs.agreement import agreement
 from ovd_envs.episode import Task
+from ovd_envs.errors import TaskError
 from ovd_envs.make import make_scenario
 from ovd_envs.mathematics import Math
 from ovd_envs.players import at_random, careless, lazy, mixed, oracle, play
@@ -225,6 +226,46 @@ def test_it_searches_by_title_where_there_is_no_chain() -> None:
     [episode] = scenario.demonstrate([task])
     assert [turn.content for turn in episode.turns] == ["A question?", "Ada Berg", "Oakham"]
     assert episode.exact_match == 1.0
+
+
+PIECES = [Document("g2#0", "", "Ada Berg was a writer."), Document("g2#1", "", "Born in Oakham.")]
+
+
+def test_of_a_split_gold_passage_the_piece_with_the_answer_is_gold() -> None:
+    task = Task("t", "Where was Ada Berg born?", ("Oakham",), supporting=("g2",))
+    scenario = webqa(
+        pages={"a": PIECES[:1], "b": PIECES[1:], "c": [Document("g22#1", "", "Oakham")]}
+    )
+    searches = [f"<search>{query}</search>" for query in "acb"]
+    assert levels(scenario, task, *searches, "<answer>Oakham</answer>") == [3, 3, 9, 9]
+    assert levels(scenario, task, searches[0], "<answer>Oakham</answer>") == [3, 6]
+
+
+def test_where_several_passages_are_needed_any_piece_of_each_is_gold() -> None:
+    task = Task("t", "Where was she born?", ("Oakham",), supporting=("g1", "g2"))
+    scenario = webqa(pages={"a": PIECES[:1], "b": [G1]})
+    searches = [f"<search>{query}</search>" for query in "ab"]
+    assert levels(scenario, task, *searches, "<answer>Oakham</answer>") == [9, 9, 9]
+
+
+def test_a_passage_that_the_index_split_is_searched_by_its_first_piece() -> None:
+    pieces = {"g2#0": Document("g2#0", "Ada Berg", "Ada Berg was a writer.")}
+    task = Task("t", "A question?", ("Oakham",), supporting=("g2",))
+    teacher = OracleTeacher(lambda ids: [pieces[name] for name in ids])
+    scenario = webqa(teacher=teacher, pages={"Ada Berg": PIECES})
+    [episode] = scenario.demonstrate([task])
+    assert [turn.content for turn in episode.turns] == ["A question?", "Ada Berg", "Oakham"]
+
+
+def test_a_gold_passage_that_the_index_lacks_is_named() -> None:
+    def lookup(ids: Any) -> list[Document]:
+        return [{}[name] for name in ids]
+
+    task = Task("t", "A question?", ("Oakham",), supporting=("g9",))
+    with pytest.raises(
+        TaskError, match="task 't' needs the passage 'g9', which the index does not"
+    ):
+        webqa(teacher=OracleTeacher(lookup)).demonstrate([task])
 
 
 @pytest.mark.parametrize("where", ["query", "answer"])

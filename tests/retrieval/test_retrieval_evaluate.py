@@ -44,6 +44,19 @@ def test_measures_are_the_hand_values():
     assert "hit@1" not in found
 
 
+def test_a_split_passage_is_found_by_its_first_piece():
+    pieces = [Document(name, "", "text") for name in ("x#1", "y#0", "x#0", "z#0")]
+    queries = [
+        Query("1", "?", {"y": 1}),
+        Query("2", "?", {"x": 1, "z#0": 1}),
+        Query("3", "?", {"x#0": 1}),
+    ]
+    found = measure(queries, {query.id: pieces for query in queries}, ks=(2, 4))
+    assert found["recall@2"] == pytest.approx((1 + 1 / 2 + 0) / 3)
+    assert found["recall@4"] == 1.0
+    assert found["RR@10"] == pytest.approx((1 / 2 + 1 + 1 / 3) / 3)
+
+
 def test_a_hit_is_a_passage_that_says_an_answer_as_words():
     queries = [
         Query("q1", "?", answers=("art", "PARIS.")),
