@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,8 +16,9 @@ from ovd_agent.learner.rows import TrainingRow
 def describe(groups: Sequence[Group], rows: Sequence[TrainingRow], levels: int) -> dict[str, Any]:
     """Rewards, grades, scores and the ledger of an update, before any learning.
 
-    `acceptance` is the share of the student's samples that are trained on; None where it did not
-    play. `demonstrations` counts distinct ones, `score_calls` scored steps.
+    `acceptance` is the share of the student's samples that are trained on, without those that were
+    rejected; None where it did not play. `ends` counts how its episodes ended, `demonstrations`
+    distinct ones, `score_calls` scored steps.
     """
     samples = [sample for group in groups for sample in group.samples]
     shown = [each for group in groups for each in group.demonstrations]
@@ -34,6 +36,7 @@ def describe(groups: Sequence[Group], rows: Sequence[TrainingRow], levels: int) 
         if scores
         else [0] * levels,
         "missing_scores": missing,
+        "ends": dict(Counter(str(sample.episode.end_reason) for sample in samples)),
         "turns": len(turns) / max(1, len(samples)),
         "searches": sum(turn.kind == "search" for turn in turns),
         "invalid_actions": sum(turn.kind == "invalid" for turn in turns),

@@ -6,7 +6,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +26,8 @@ from ovd_agent.policies.base import PolicyUnavailable
 from ovd_envs.episode import Task, write_episodes
 from retrieval_index.files import write_atomically
 
+CUT_OFF = 0.2
+"""Share of episodes outgrowing `max_length` from which on a run says so."""
 MAX_GAP = 0.25
 """Nats a token, as for the first probe of an engine's weights (policies/weights.py)."""
 
@@ -70,7 +72,10 @@ class Trainer:
                 if self.update >= config.updates:
                     break
                 number = self.update
-                log.log(number, self.step())
+                metrics = self.step()
+                log.log(number, metrics)
+                if too_long := _cut_off(metrics["ends"], config.rollout.max_length):
+                    log.say(f"update {number + 1}: {too_long}")
                 self.seconds = time.perf_counter() - began
                 if self.update % config.checkpoint_every == 0 or self.update == config.updates:
                     self._save()
@@ -121,15 +126,20 @@ class Trainer:
         ]
 
     def _demonstrate(self, groups: Sequence[Group]) -> int:
-        """Ask for all the demonstrations of the update at once; returns how many did not come."""
+        """Ask for all the demonstrations of the update at once; returns how many did not come, or
+        are longer than the student may play."""
         wanted = [
             group for group in groups for _ in range(self.algorithm.demonstrations(group.samples))
         ]
         shown = self.parts.demonstrator.demonstrate([group.task for group in wanted])
+        failed = 0
         for group, episode in zip(wanted, shown, strict=True):
-            if episode is not None:
-                group.demonstrations.append(self.parts.rollout.tokenized(episode))
-        return sum(episode is None for episode in shown)
+            trajectory = episode and self.parts.rollout.tokenized(episode)
+            if trajectory and len(trajectory.ids) <= self.config.rollout.max_length:
+                group.demonstrations.append(trajectory)
+            else:
+                failed += 1
+        return failed
 
     def _number(self, purpose: str) -> int:
         """A random seed for one purpose in this update, the same whenever the run is resumed."""
@@ -190,6 +200,17 @@ class Trainer:
         }
         write_atomically(self.config.out / "summary.json", json.dumps(summary, indent=2))
         return summary
+
+
+def _cut_off(ends: Mapping[str, int], max_length: int) -> str | None:
+    """Advice where more than a fifth of the episodes did not fit."""
+    share = ends.get("length_limit", 0) / max(1, sum(ends.values()))
+    if share <= CUT_OFF:
+        return None
+    return (
+        f"{share:.0%} of the episodes outgrew rollout.max_length={max_length} tokens and were cut"
+        " off: raise it, or search for less (environment.top_k, shorter passages)"
+    )
 
 
 def _check_gap(gap: float) -> None:

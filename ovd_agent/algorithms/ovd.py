@@ -116,6 +116,8 @@ class OVD:
             )
             for sample, advantage in zip(played, advantages, strict=False)
         ]
+        for row in rows[len(mixed.kept) :]:
+            row.kind = "rejected"
         taught = zip(mixed.replacements, advantages[len(played) :], strict=True)
         return rows + merged([self._taught(shown, advantage) for shown, advantage in taught])
 

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
-Kind = Literal["student", "demonstration"]
+Kind = Literal["student", "rejected", "demonstration"]
+"""Whose play it is; "rejected" is a student's that is trained on all the same."""
 STREAMS = ("pg", "ce", "kl", "shaped")
 
 

@@ -227,6 +227,7 @@ def test_without_demonstrations_keeping_what_is_rejected_is_grpo():
     for row, expected in zip(ours, theirs, strict=True):
         assert row.ids == expected.ids
         np.testing.assert_allclose(row.pg * row.advantage, expected.pg * expected.advantage)
+    assert [row.kind for row in ours] == ["student", *["rejected"] * 3]
 
 
 def test_what_is_replaced_is_never_kept():

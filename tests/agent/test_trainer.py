@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from ovd_agent.logs import read_log
 from ovd_agent.lora import LoraConfig
 from ovd_agent.models import tiny_model
 from ovd_agent.policies.base import PolicyUnavailable
+from ovd_agent.rollout import encode_prompt
 from ovd_agent.trainer import Trainer
 from ovd_envs.errors import OptionError
 
@@ -94,6 +96,28 @@ def test_a_run_leaves_all_it_promises(folder):
     assert updates[-1]["ce_loss"] < updates[0]["ce_loss"]
     assert summary["teacher_tokens"] > 0
     assert not list(out.rglob("*.tmp"))
+
+
+def test_a_run_whose_episodes_do_not_fit_says_so(folder, capsys):
+    parts = Trainer(small(folder, "fits")).parts
+    prompts = [parts.rollout.scenario.prompt(task) for task in [*parts.tasks, *parts.held_out]]
+    longest = max(len(encode_prompt(parts.tokenizer, prompt)) for prompt in prompts)
+    short = RolloutConfig(max_new_tokens=8, slots=8, max_length=longest + 20)
+    Trainer(small(folder, "cut", rollout=short)).run()
+    updates, _ = what_happened(folder / "cut")
+    assert all(record["ends"] == {"length_limit": 6} for record in updates)
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"update 4: 100% of the episodes outgrew rollout.max_length={longest + 20} tok" in said
+
+
+@pytest.mark.parametrize("spare", [0, -1])
+def test_a_demonstration_longer_than_the_student_may_play_is_none(folder, spare):
+    one = EnvironmentConfig(train_count=1)
+    trainer = Trainer(small(folder, "run", environment=one))
+    [shown] = trainer.parts.demonstrator.demonstrate(trainer.parts.tasks)
+    length = len(trainer.parts.rollout.tokenized(shown).ids)
+    trainer.config = replace(trainer.config, rollout=RolloutConfig(max_length=length + spare))
+    assert trainer.step()["demonstrations_failed"] == -spare
 
 
 @pytest.mark.parametrize("rank", [0, 4])
