@@ -26,8 +26,8 @@ class LearnerConfig:
     """What an update does with the rows it is given."""
 
     learning_rate: float = 1e-4
-    """Of AdamW, after the warm-up. Where few or no demonstrations hold a student, as in GRPO, a fifth
-    of this learns more, and forgets less (docs/results.md)."""
+    """Of AdamW, after the warm-up. Where few or no demonstrations hold a student, as in GRPO, a
+    fifth of this learns more, and forgets less (docs/results.md)."""
     warmup_steps: int = 4
     """Optimiser steps over which the learning rate rises linearly."""
     decay_steps: int = 0
