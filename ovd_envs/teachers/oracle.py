@@ -190,10 +190,12 @@ def _chain(task: Task) -> list[Link]:
 
 def _read(task: Task, turns: Sequence[Turn]) -> set[str]:
     """Ids of the passages that were read; a piece that is gold stands for its passage."""
-    documents = [document for turn in turns for document in turn.documents]
-    if not task.supporting:
-        return {document.id for document in documents}
-    return {_gold_id(document, task) or document.id for document in documents}
+    return {_name(document, task) for turn in turns for document in turn.documents}
+
+
+def _name(document: Document, task: Task) -> str:
+    gold = _gold_id(document, task) if task.supporting else None
+    return gold or document.id
 
 
 def _gold_id(document: Document, task: Task) -> str | None:
@@ -272,7 +274,7 @@ def _judge_search(request: ScoreRequest) -> Verdict:
     if any(earlier.kind == "search" and normalize(earlier.content) == query for earlier in before):
         return 1, "Repeats an earlier query."
     read = _read(task, before)
-    new = [document for document in turn.documents if document.id not in read]
+    new = [document for document in turn.documents if _name(document, task) not in read]
     if not _all_read(task, before, read):
         gold = {_gold_id(document, task) for document in new} - {None}
         link = next((link for link in _chain(task) if link["passage"] not in read), None)

@@ -246,6 +246,9 @@ def test_where_several_passages_are_needed_any_piece_of_each_is_gold() -> None:
     scenario = webqa(pages={"a": PIECES[:1], "b": [G1]})
     searches = [f"<search>{query}</search>" for query in "ab"]
     assert levels(scenario, task, *searches, "<answer>Oakham</answer>") == [9, 9, 9]
+    # The same piece, or another one of its passage, found again by other words is nothing new.
+    again = webqa(pages={"a": PIECES[:1], "b": PIECES[:1], "c": PIECES[1:]})
+    assert levels(again, task, *(f"<search>{query}</search>" for query in "abc")) == [9, 2, 2]
 
 
 def test_a_passage_that_the_index_split_is_searched_by_its_first_piece() -> None:
