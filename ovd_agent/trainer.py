@@ -158,8 +158,15 @@ class Trainer:
 
     def _save(self) -> None:
         state = {"update": self.update, "seconds": self.seconds}
-        folder = self.config.out / "checkpoints"
-        save_checkpoint(folder, self.parts.model, self.parts.tokenizer, self.parts.learner, state)
+        keep = 1 if self.update == self.config.updates else 2
+        save_checkpoint(
+            self.config.out / "checkpoints",
+            self.parts.model,
+            self.parts.tokenizer,
+            self.parts.learner,
+            state,
+            keep,
+        )
 
     def _evaluation_is_due(self) -> bool:
         every, last = self.config.eval_every, self.config.updates

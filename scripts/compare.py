@@ -37,6 +37,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ovd_agent.comparison import Difference, Run, difference, grades, read_run
+from ovd_agent.learner.checkpoint import OPTIMIZER_FILE
 from ovd_agent.report.comparison import write_csv, write_page
 from ovd_envs.errors import OptionError
 
@@ -52,6 +53,8 @@ class Options:
     out: Path = Path("runs/compare")
     only_read: bool = False
     """Train nothing: compare the runs that are finished."""
+    baseline: str | None = None
+    """The arm that the others are compared with, where it is not the plan's."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Plan:
 
 def main(options: Options) -> int:
     try:
-        plan = read_plan(options.plan)
+        plan = read_plan(options.plan, options.baseline)
         for seed in plan.seeds:  # seed by seed, so that a comparison broken off is a paired one
             for arm in plan.arms:
                 if not options.only_read:
@@ -89,7 +92,7 @@ def main(options: Options) -> int:
     return 0
 
 
-def read_plan(path: Path) -> Plan:
+def read_plan(path: Path, baseline: str | None = None) -> Plan:
     """Raises OptionError for a plan that cannot be read or lacks something."""
     try:
         data = tomllib.loads(path.read_text("utf-8"))
@@ -101,11 +104,12 @@ def read_plan(path: Path) -> Plan:
     arms, seeds = data.get("arms", {}), data.get("seeds", [])
     if unknown:
         raise OptionError(f"plan {path}: {sorted(unknown)[0]!r} is not known")
-    if data.get("baseline") not in arms or len(arms) < 2:
+    baseline = baseline or data.get("baseline")
+    if baseline is None or baseline not in arms or len(arms) < 2:
         raise OptionError(f"plan {path}: expected two [arms.NAME] and `baseline` to be one of them")
     if not seeds or not all(type(seed) is int for seed in seeds) or len(set(seeds)) < len(seeds):
         raise OptionError(f"plan {path}: seeds={seeds!r}: expected different integers")
-    return Plan(data["baseline"], seeds, data.get("common", {}), arms)
+    return Plan(baseline, seeds, data.get("common", {}), arms)
 
 
 def arguments(options: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -140,6 +144,9 @@ def train(plan: Plan, arm: str, seed: int, out: Path) -> None:
         raise KeyboardInterrupt
     if code:
         raise OptionError(f"arm {arm!r}, seed {seed}: {' '.join(command[1:])} ended with {code}")
+    # A finished arm is read or started from, never resumed; its optimiser is most of its size.
+    for state in (out / "checkpoints").glob(f"*/{OPTIMIZER_FILE}"):
+        state.unlink()
 
 
 def finished(plan: Plan, out: Path) -> dict[str, list[Run]]:

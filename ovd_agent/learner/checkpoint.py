@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 _PREFIX = "checkpoint-"
 _POINTER = "latest"
+OPTIMIZER_FILE = "optimizer.safetensors"
 ADAPTERS_FILE = "adapters.safetensors"
 # What may differ between two configurations of the same function.
 _INCIDENTAL = {
@@ -80,7 +81,7 @@ def save_checkpoint(
         tokenizer.save_pretrained(str(temporary))
     if trained := adapters(model):
         save_file(trained, temporary / ADAPTERS_FILE)
-    save_file(learner.state_dict(), temporary / "optimizer.safetensors")
+    save_file(learner.state_dict(), temporary / OPTIMIZER_FILE)
     (temporary / "state.json").write_text(json.dumps(dict(state), allow_nan=False))
     temporary.replace(target)
     pointer = root / f"{_POINTER}.tmp"
@@ -112,7 +113,7 @@ def load_checkpoint(folder: str | Path, model: PreTrainedModel, learner: Learner
     path = latest_checkpoint(folder)
     saved = _read(path / "config.json", _read_json)
     state = _read(path / "state.json", _read_json)
-    optimizer = _read(path / "optimizer.safetensors", load_file)
+    optimizer = _read(path / OPTIMIZER_FILE, load_file)
     # The weights beside the adapters are those that the run began with, as they are in `model`.
     trained = adapters(model)
     files = [path / ADAPTERS_FILE] if trained else _weight_files(path)

@@ -186,6 +186,16 @@ def test_from_a_plan_to_a_report_and_again_without_training(trained, capsys):
     assert len(re.findall(r'<circle class="dot', page)) >= 4
     assert compare.main(options) == 0
     assert len(commands) == 4  # what is finished is read
+    assert len(list(options.out.glob("*/checkpoints/*/model.safetensors"))) == 4
+    assert not list(options.out.glob("*/checkpoints/*/optimizer.safetensors"))
+
+
+def test_arms_are_compared_with_any_one_of_them(trained, capsys):
+    options, _ = trained
+    assert compare.main(replace(options, baseline="ovd")) == 0
+    assert "minus ovd" in capsys.readouterr().out
+    assert compare.main(replace(options, baseline="grpo")) == 2
+    assert "`baseline` to be one of them" in capsys.readouterr().err
 
 
 def test_an_arm_may_start_from_another(trained):

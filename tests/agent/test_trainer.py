@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from student_server import StudentServer
 
@@ -22,7 +23,7 @@ from ovd_agent.config import EnvironmentConfig, RolloutConfig, TrainConfig
 from ovd_agent.learner.checkpoint import latest_checkpoint
 from ovd_agent.logs import read_log
 from ovd_agent.lora import LoraConfig
-from ovd_agent.models import tiny_model
+from ovd_agent.models import compute_dtype, tiny_model
 from ovd_agent.policies.base import PolicyUnavailable
 from ovd_agent.rollout import encode_prompt
 from ovd_agent.trainer import Trainer
@@ -215,10 +216,12 @@ def test_a_run_over_servers_publishes_every_update(folder, serve):
     )
     Trainer(small(folder, "run", updates=2, rollout=rollout), EverySample()).run()
     updates = read_log(folder / "run" / "log.jsonl")
+    # The servers compute in float32, the learner in what is fast on this processor.
+    rounding = 1e-4 if compute_dtype(torch.device("cpu")) == torch.float32 else 1e-2
     assert [update["servers"] for update in updates] == [2, 2]
     for update in updates:
         assert update["probe"] < 1e-4
-        assert 0 < update["gap"] < 1e-4
+        assert 0 < update["gap"] < rounding
         assert update["kl_behaviour"] > 1e-9  # the learner moved on, with more than one step
     for server in servers:  # at the beginning and after each update
         assert [Path(each).name for each in server.published] == [
