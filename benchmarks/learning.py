@@ -15,10 +15,13 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Literal
 
+import torch
 import tyro
 from record import RESULTS, surroundings, write_record
 from rich.console import Console
 from rich.table import Table
+
+from ovd_agent.models import compute_dtype
 
 ROOT = Path(__file__).parents[1]
 KEPT = (
@@ -41,6 +44,8 @@ class Learning:
 
 def main(config: Learning) -> None:
     name = f"{config.task}-{config.updates}" if config.updates else config.task
+    # What ran on processors with and without bfloat16 is not one table.
+    name += f"-{compute_dtype(torch.device('cpu'))}".replace("torch.", "")
     recorded = RESULTS / f"learning_{name}.json"
     results: dict[str, dict[str, Any]] = (
         loads(recorded.read_text())["results"] if recorded.exists() else {}

@@ -16,9 +16,10 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from ovd_envs.teachers.prompts import (
     score_messages,
     whole_action,
 )
+
+ScorePrompt = Callable[[ScoreRequest], Messages]
 
 _MOST_LEVELS = 10
 _FEW = 30
@@ -92,12 +95,14 @@ class Usage:
 class LLMTeacher:
     """A `Teacher`: a model that scores steps by a rubric, and demonstrates by playing itself."""
 
-    def __init__(self, options: LLMOptions) -> None:
-        """Raises OptionError where a package is not installed."""
+    def __init__(self, options: LLMOptions, prompt: ScorePrompt | None = None) -> None:
+        """`prompt` words the question for a score, where ours does not suit. Raises OptionError
+        where a package is not installed."""
         for module, package in (("openai", "openai"), ("diskcache", "diskcache")):
             if importlib.util.find_spec(module) is None:
                 raise OptionError(f'a language model as teacher needs {package}: "ovd[teacher]"')
         self.options = options
+        self._prompt = prompt or partial(score_messages, shows_answer=options.shows_answer)
         self.usage = Usage()
         self._openai = importlib.import_module("openai")
         self._http_error = importlib.import_module("httpx").HTTPError
@@ -114,7 +119,7 @@ class LLMTeacher:
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickled by its options: the other process has a client of its own."""
-        return LLMTeacher, (self.options,)
+        return LLMTeacher, (self.options, self._prompt)
 
     def __deepcopy__(self, memo: object) -> LLMTeacher:
         return self
@@ -144,7 +149,7 @@ class LLMTeacher:
         if request.levels > _MOST_LEVELS:
             raise OptionError(f"score_levels={request.levels}: a model scores at most 10 levels")
         digits = [str(level) for level in range(request.levels)]
-        messages = score_messages(request, shows_answer=self.options.shows_answer)
+        messages = self._prompt(request)
         asked = {"max_tokens": 4, "logprobs": True, "top_logprobs": 20, "temperature": 0.0}
         try:
             reply = self._ask(messages, asked, digits)
