@@ -38,8 +38,9 @@ WORLD = 2
 def config_of(demo: Demo) -> TrainConfig:
     """A few samples of many tasks, since early on it is the demonstrations that teach; no baseline
     and a falling learning rate, since late on what is learned must not be pushed out again."""
-    updates = demo.updates or (9 if demo.task == "qa" else 14)
-    learner = LearnerConfig(decay_steps=4 * updates)
+    updates = demo.updates or (12 if demo.task == "qa" else 14)
+    # Larger passes cost memory and save time: a pass over few tokens is mostly overhead.
+    learner = LearnerConfig(decay_steps=4 * updates, token_budget=2048)
     ovd = OVD(samples=2, statistics="none")
     if demo.task == "qa":
         return TrainConfig(
