@@ -26,6 +26,9 @@ from ovd_agent.models import compute_dtype
 from ovd_agent.policies.vllm import CPU_CACHE_GIB, EXTENSION
 from ovd_envs.errors import OVDError
 
+FEW_CORES = 4
+"""Where there are no more, the model runs on all: vLLM would leave one to what hardly needs it."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -66,6 +69,8 @@ def main(options: Options) -> None:
     if importlib.util.find_spec("vllm") is None:
         sys.exit("vLLM is not installed here: make setup-vllm, then run .venv-vllm/bin/python")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", CPU_CACHE_GIB)
+    if sys.platform == "linux" and len(cores := sorted(os.sched_getaffinity(0))) <= FEW_CORES:
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
     if options.role == "student":
         os.environ["VLLM_SERVER_DEV_MODE"] = "1"
     words = command(options)
