@@ -1,12 +1,11 @@
 """What a language model is told when it teaches. A change of words is a change of VERSION.
 
-The student's own text is fenced by a mark that it cannot know, so that it can neither end the fence
-nor pass for an instruction.
+The student's own text stands between marks that are taken out of it, so that it cannot end them.
 """
 
 from __future__ import annotations
 
-import hashlib
+import re
 from collections.abc import Sequence
 
 from ovd_envs.episode import Episode
@@ -58,7 +57,6 @@ def score_messages(request: ScoreRequest, *, shows_answer: bool) -> Messages:
     """The messages that ask for the grade of a step: what was known, what it brought, a rubric."""
     episode, turn = request.episode, request.turn
     task, before = episode.task, episode.turns[: request.index]
-    fence = _fence([*(turn.action for turn in before), turn.action])
     searches = "<search>" in episode.prompt
     parts = [f"Question: {task.prompt}"]
     if shows_answer:
@@ -67,10 +65,10 @@ def score_messages(request: ScoreRequest, *, shows_answer: bool) -> Messages:
     if searches:
         parts.append(f"Passages read before:\n{_passages(list(read.values()))}")
     else:
-        steps = [_fenced(earlier.content, fence) for earlier in before]
-        parts.append("Steps before:" + ("".join(steps) or "\nnone"))
+        steps = [_fenced(earlier.content) for earlier in before]
+        parts.append("Steps before:\n" + ("\n".join(steps) or "none"))
     wrote = turn.action if turn.kind == "invalid" else turn.content
-    parts.append(f"{_WROTE[turn.kind]}:{_fenced(wrote, fence)}")
+    parts.append(f"{_WROTE[turn.kind]}: {_fenced(wrote)}")
     if turn.kind == "search":
         new = [document for document in turn.documents if document.id not in read]
         parts.append(f"New passages:\n{_passages(new)}")
@@ -106,6 +104,7 @@ def play_messages(episode: Episode) -> Messages:
     return messages
 
 
+_MARKS = re.compile(r"<{2,}|>{2,}")
 _WROTE = {
     "search": "The student searched for",
     "answer": "The student answered",
@@ -118,16 +117,10 @@ def _passages(documents: Sequence[Document]) -> str:
     return "\n".join(f"{each.title}: {each.text}".strip(": ") for each in documents) or "none"
 
 
-def _fence(written: list[str]) -> str:
-    """A mark that depends on all that is fenced, and so cannot be written in it; not on later
-    turns, so that a step has the same prompt while the episode goes on and after it."""
-    digest = hashlib.sha256("\0".join(written).encode("utf-8", "surrogatepass")).hexdigest()
-    return digest[:8]
-
-
-def _fenced(text: str, fence: str) -> str:
+def _fenced(text: str) -> str:
+    """The student's text between marks that it cannot write itself."""
     plain = text.encode("utf-8", "replace").decode()
-    return f"\n<<<{fence}\n{plain}\n{fence}>>>"
+    return f"<<<{_MARKS.sub(lambda found: ' '.join(found[0]), plain)}>>>"
 
 
 def whole_action(text: str, turn_ends: tuple[str, ...]) -> str:

@@ -51,7 +51,7 @@ def test_it_learns_the_scores_it_is_shown(judge, steps):
     distinct = list({step.reference: step for step in steps}.values())[:4]
     rows = scoring_rows(tokenizer, distinct, shows_answer=True)
     learner = Learner(model, LearnerConfig(learning_rate=3e-3, minibatches=1, warmup_steps=0))
-    for _ in range(80):
+    for _ in range(160):
         learner.update(rows)
     scores = ModelScorer(model, tokenizer).score([step.request for step in distinct])
     assert len(distinct) == 4
