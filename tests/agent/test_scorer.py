@@ -20,7 +20,7 @@ def steps():
 @pytest.fixture
 def judge():
     model, tokenizer = tiny_model()
-    tokenizer.chat_template = "{% for m in messages %}{{ m.content[-120:] }}\n{% endfor %}"
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content[-400:] }}\n{% endfor %}"
     return model, tokenizer
 
 
@@ -51,7 +51,7 @@ def test_it_learns_the_scores_it_is_shown(judge, steps):
     distinct = list({step.reference: step for step in steps}.values())[:4]
     rows = scoring_rows(tokenizer, distinct, shows_answer=True)
     learner = Learner(model, LearnerConfig(learning_rate=3e-3, minibatches=1, warmup_steps=0))
-    for _ in range(160):
+    for _ in range(80):
         learner.update(rows)
     scores = ModelScorer(model, tokenizer).score([step.request for step in distinct])
     assert len(distinct) == 4
