@@ -14,7 +14,8 @@ from typing import Any
 import torch
 import transformers
 
-from ovd_agent.algorithms.base import Algorithm
+from ovd_agent.algorithms.base import Adaptive, Algorithm
+from ovd_agent.algorithms.ovd import OVD
 from ovd_agent.assemble import assemble
 from ovd_agent.config import TrainConfig
 from ovd_agent.evaluate import evaluate
@@ -89,10 +90,13 @@ class Trainer:
         tasks = self._draw()
         with watch("rollout"):
             groups = self._play(tasks)
+        algorithm = self.algorithm
+        if isinstance(algorithm, Adaptive):
+            algorithm = algorithm.adapted([sample for group in groups for sample in group.samples])
         with watch("teacher"):
-            failed = self._demonstrate(groups)
+            failed = self._demonstrate(groups, algorithm)
         with watch("learn"):
-            rows = [row for group in groups for row in self.algorithm.rows(group)]
+            rows = [row for group in groups for row in algorithm.rows(group)]
             learned = self.parts.learner.update(rows, seed=self._number("rows"))
             _check_gap(learned["gap"])
             published = self.parts.publish()
@@ -100,6 +104,7 @@ class Trainer:
         watch.seconds["total"] = time.perf_counter() - start
         return {
             **describe(groups, rows, self.config.ovd.score_levels),
+            "threshold": algorithm.threshold if isinstance(algorithm, OVD) else None,
             "demonstrations_failed": failed,
             **learned,
             **published,
@@ -125,12 +130,10 @@ class Trainer:
             for index, task in enumerate(tasks)
         ]
 
-    def _demonstrate(self, groups: Sequence[Group]) -> int:
+    def _demonstrate(self, groups: Sequence[Group], algorithm: Algorithm) -> int:
         """Ask for all the demonstrations of the update at once; returns how many did not come, or
         are longer than the student may play."""
-        wanted = [
-            group for group in groups for _ in range(self.algorithm.demonstrations(group.samples))
-        ]
+        wanted = [group for group in groups for _ in range(algorithm.demonstrations(group.samples))]
         shown = self.parts.demonstrator.demonstrate([group.task for group in wanted])
         failed = 0
         for group, episode in zip(wanted, shown, strict=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -22,6 +22,15 @@ class Algorithm(Protocol):
     def demonstrations(self, samples: Sequence[Trajectory]) -> int: ...
 
     def rows(self, group: Group) -> list[TrainingRow]: ...
+
+
+@runtime_checkable
+class Adaptive(Protocol):
+    """An algorithm that looks at all samples of an update before it decides about any."""
+
+    def adapted(self, samples: Sequence[Trajectory]) -> Algorithm:
+        """The algorithm for this update alone."""
+        ...
 
 
 def policy_row(

@@ -14,7 +14,7 @@ are options here, off by default.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ovd_agent.algorithms.advantages import group_advantages, score_to_go
@@ -39,6 +39,10 @@ class OVD:
     """Student trajectories a task."""
     threshold: float = 7.0
     """θ: a trajectory that scores below it is rejected. 0 keeps all, `score_levels` none."""
+    accept_at_most: float = 1.0
+    """Below 1, θ rises above `threshold` in each update, just until no more than this share of its
+    samples is accepted, the best first; those that tie with the last are accepted, too. A rule
+    that does not depend on the scale a teacher uses."""
     score_levels: int = 10
     """v: scores run from 0 to v - 1."""
     aggregate: Literal["mean", "min", "last"] = "mean"
@@ -72,6 +76,8 @@ class OVD:
                 f"threshold={self.threshold}: expected 0 (keep all) to {self.score_levels} "
                 f"(reject all), since scores run from 0 to {self.score_levels - 1}"
             )
+        if not 0 < self.accept_at_most <= 1:
+            raise OptionError(f"accept_at_most={self.accept_at_most}: expected a share in (0, 1]")
         if self.policy_weight < 0 or self.kl < 0:
             raise OptionError("policy_weight and kl: expected 0 or more")
 
@@ -91,6 +97,15 @@ class OVD:
                 return min(scores)
             case "last":
                 return scores[-1]
+
+    def adapted(self, samples: Sequence[Trajectory]) -> OVD:
+        """With the θ of this update."""
+        scores = sorted(score for s in samples if (score := self.score(s)) is not None)
+        places = int(self.accept_at_most * len(scores))
+        if places == len(scores):
+            return self
+        bar = scores[-max(1, places)]
+        return replace(self, threshold=max(self.threshold, bar))
 
     def demonstrations(self, samples: Sequence[Trajectory]) -> int:
         """One is enough for all that are rejected: it counts as often as it replaces."""

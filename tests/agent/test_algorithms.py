@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ovd_agent.algorithms.advantages import group_advantages, score_to_go
 from ovd_agent.algorithms.grpo import GRPO
@@ -116,6 +118,30 @@ def test_ovd_threshold_zero_accepts_all_and_beyond_the_scale_rejects_all():
             OVD(threshold=threshold)
     with pytest.raises(ValueError, match="to 5"):
         OVD(threshold=7, score_levels=5)
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=12), st.floats(0.05, 1), st.integers(0, 10))
+def test_a_rising_threshold_accepts_the_best_and_no_more(levels, share, floor):
+    samples = [trajectory([level], 0.0) for level in levels]
+    theta = OVD(threshold=floor, accept_at_most=share).adapted(samples).threshold
+    accepted = [level for level in levels if level >= theta]
+    better = [level for level in levels if level > min(accepted, default=9)]
+    assert theta >= floor
+    # Without those that tie for the last place, fewer than the share are in, or there is one.
+    assert len(better) < max(1, share * len(levels))
+    if share == 1:
+        assert theta == floor
+    rejected = [level for level in levels if floor <= level < theta]
+    assert not rejected or len(accepted) >= max(1, int(share * len(levels)))
+
+
+def test_a_rising_threshold_leaves_out_what_has_no_score():
+    samples = [trajectory([None], 1.0), trajectory([4], 0.0), trajectory([6], 0.0)]
+    assert OVD(threshold=0, accept_at_most=0.5).adapted(samples).threshold == 6
+    assert OVD(threshold=3, accept_at_most=0.5).adapted(samples[:1]).threshold == 3
+    for share in (0, 1.5):
+        with pytest.raises(ValueError, match="accept_at_most"):
+            OVD(accept_at_most=share)
 
 
 def test_an_unscored_sample_leaves_the_step():

@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -207,6 +208,23 @@ class EverySample:
 
     def rows(self, group):
         return [policy_row(each, [1.0] * len(each.episode.turns)) for each in group.samples]
+
+
+def test_an_adaptive_algorithm_sees_the_whole_update_first(folder):
+    class Wary:
+        """Asks for nothing and trains on nothing, unless it is asked to adapt."""
+
+        samples, demonstrations, rows = 2, None, None
+        seen: ClassVar[list[int]] = []
+
+        def adapted(self, samples):
+            self.seen.append(len(samples))
+            return EverySample()
+
+    Trainer(small(folder, "run", updates=2), Wary()).run()
+    assert Wary.seen == [6, 6]
+    updates, _ = what_happened(folder / "run")
+    assert [record["acceptance"] for record in updates] == [1.0, 1.0]
 
 
 def test_a_run_over_servers_publishes_every_update(folder, serve):
