@@ -6,7 +6,8 @@ The rows are episodes that the student samples first, four a task, with made-up 
 take one optimiser step over all of them: forward, backward, gradient clipping, AdamW. The other
 loop is what one writes first: micro-batches of `rows_at_once` rows in the order they come, padded
 to the longest, logits of every position, their log-softmax, then a mask. Each runs in a process of
-its own, for its peak memory. Tokens are those of the rows without padding. The gradients are
+its own, for its peak memory. Both multiply in what is fast on this processor, bfloat16 or float32.
+Tokens are those of the rows without padding. The gradients are
 compared.
 """
 
@@ -31,13 +32,15 @@ from ovd_agent.algorithms.base import policy_row
 from ovd_agent.assemble import student_path
 from ovd_agent.learner.learner import Learner, LearnerConfig
 from ovd_agent.learner.rows import TrainingRow, denominator
-from ovd_agent.models import load_model
+from ovd_agent.models import compute_dtype, load_model
 from ovd_agent.policies.torch import TorchPolicy
 from ovd_agent.rollout import Rollout
 from ovd_envs.make import make_scenario
 
 Loop = Literal["ovd", "padded, full logits"]
 LOOPS: tuple[Loop, ...] = ("ovd", "padded, full logits")
+DTYPE = compute_dtype(torch.device("cpu"))
+AUTOCAST = DTYPE is not torch.float32
 PROBED = "model.layers.0.self_attn.q_proj.weight"
 
 
@@ -51,7 +54,8 @@ class Options:
     rows_at_once: int = 8
     repetitions: int = 3
     seed: int = 0
-    out: Path = RESULTS / "learner.json"
+    out: Path | None = None
+    """Default: a file of results named by the precision."""
 
 
 def sampled_rows(options: Options) -> list[TrainingRow]:
@@ -70,7 +74,8 @@ def sampled_rows(options: Options) -> list[TrainingRow]:
 def measure(loop: Loop, options: Options, rows: list[TrainingRow]) -> dict[str, Any]:
     """Seconds of each step, peak memory of the process and one layer's first gradient."""
     model, _ = load_model(student_path(options.student))
-    learner = Learner(model, LearnerConfig(minibatches=1, learning_rate=1e-6, warmup_steps=0))
+    config = LearnerConfig(minibatches=1, learning_rate=1e-6, warmup_steps=0)
+    learner = Learner(model, config, autocast=AUTOCAST)
     step: Callable[[], object] = lambda: learner.update(rows)  # noqa: E731
     if loop == "ovd":
         learner.backward(rows)
@@ -114,8 +119,9 @@ def padded_backward(model: Any, rows: Sequence[TrainingRow], rows_at_once: int) 
             mask[place, :size] = 1
             weights[place, :size] = torch.from_numpy(row.pg * row.advantage)
             old[place, :size] = torch.from_numpy(row.behaviour)
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        every = logits[:, :-1].log_softmax(-1)
+        with torch.autocast("cpu", DTYPE, enabled=AUTOCAST):
+            logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        every = logits[:, :-1].float().log_softmax(-1)
         logprobs = every.gather(-1, ids[:, 1:, None]).squeeze(-1)
         ratio = (logprobs - old[:, 1:]).exp()
         clipped = ratio.clamp(0.8, 1.2)
@@ -145,12 +151,14 @@ def main(options: Options) -> None:
         "tokens": tokens,
         "rows_at_once": options.rows_at_once,
         "seed": options.seed,
+        "dtype": str(DTYPE),
         "threads": torch.get_num_threads(),
         "gradient_difference": difference,
         "results": results,
         **surroundings(["torch", "transformers"]),
     }
-    write_record(options.out, record)
+    name = f"learner-{DTYPE}.json".replace("torch.", "")
+    write_record(options.out or RESULTS / name, record)
 
 
 if __name__ == "__main__":

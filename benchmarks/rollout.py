@@ -5,7 +5,8 @@
 The same student plays the same tasks in the same environment, sampled at temperature 1, as many
 episodes at once as there are. The other loop is what one writes first: pad the contexts of the
 episodes that still run, call `generate` with its own stop strings, append, and feed everything
-again the next turn. Tokens are those that the student wrote; medians of `repetitions` in turn.
+again the next turn. All hold their weights in what is fast on this processor, bfloat16 or float32.
+Tokens are those that the student wrote; medians of `repetitions` in turn.
 `--student runs/demo` measures a trained student, whose turns end at different times. `--vllm` adds
 vLLM in this process (run it by .venv-vllm/bin/python), `--served URL` a server that
 scripts/serve_model.py started.
@@ -30,7 +31,7 @@ from rich.table import Table
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ovd_agent.assemble import checkpoint_path, student_path
-from ovd_agent.models import load_model
+from ovd_agent.models import compute_dtype, load_model
 from ovd_agent.policies.base import TrainedPolicy
 from ovd_agent.policies.served import ServedPolicy
 from ovd_agent.policies.torch import TorchPolicy
@@ -40,6 +41,7 @@ from ovd_envs.episode import Task
 from ovd_envs.make import make_scenario
 from ovd_envs.scenario import Scenario
 
+DTYPE = compute_dtype(torch.device("cpu"))
 NAIVE = "generate, turn by turn"
 
 
@@ -57,11 +59,14 @@ class Options:
     seed: int = 0
     vllm: bool = False
     served: str | None = None
-    out: Path = RESULTS / "rollout.json"
+    out: Path | None = None
+    """Default: a file of results named by the precision."""
 
 
 def main(options: Options) -> None:
     model, tokenizer = load_model(student_path(options.student))
+    move: Any = model.to
+    move(DTYPE)
     scenario, tasks = make_scenario("ovd/WebQA-v0", hops=[1, 2], top_k=1, max_turns=3)
     played = [task for task in tasks[: options.tasks] for _ in range(options.samples)]
     own = TorchPolicy(model, tokenizer, slots=len(played), max_length=options.max_length)
@@ -100,13 +105,15 @@ def main(options: Options) -> None:
         "episodes": len(played),
         "repetitions": options.repetitions,
         "seed": options.seed,
+        "dtype": str(DTYPE),
         "threads": torch.get_num_threads(),
         "tokens_per_second": {
             name: [round(value, 1) for value in values] for name, values in rates.items()
         },
         **surroundings(["torch", "transformers"]),
     }
-    write_record(options.out, record)
+    name = f"rollout-{DTYPE}.json".replace("torch.", "")
+    write_record(options.out or RESULTS / name, record)
 
 
 def engines(
@@ -118,7 +125,12 @@ def engines(
     if options.vllm:
         path = checkpoint_path(options.student)
         found["vLLM, in this process"] = VllmPolicy(
-            path, tokenizer, folder=weights, slots=slots, max_length=options.max_length
+            path,
+            tokenizer,
+            folder=weights,
+            slots=slots,
+            max_length=options.max_length,
+            dtype=DTYPE,
         )
     if options.served:
         urls = options.served.split(",")
