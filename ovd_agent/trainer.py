@@ -29,6 +29,8 @@ from retrieval_index.files import write_atomically
 
 CUT_OFF = 0.2
 """Share of episodes outgrowing `max_length` from which on a run says so."""
+LEAST_RIGHT = 0.25
+"""Share of right samples from which on a run says that θ rejects them."""
 MAX_GAP = 0.25
 """Nats a token, as for the first probe of an engine's weights (policies/weights.py)."""
 
@@ -77,6 +79,8 @@ class Trainer:
                 log.log(number, metrics)
                 if too_long := _cut_off(metrics["ends"], config.rollout.max_length):
                     log.say(f"update {number + 1}: {too_long}")
+                if too_strict := _rejects_what_is_right(metrics, self.config.ovd.score_levels):
+                    log.say(f"update {number + 1}: {too_strict}")
                 self.seconds = time.perf_counter() - began
                 if self.update % config.checkpoint_every == 0 or self.update == config.updates:
                     self._save()
@@ -220,6 +224,21 @@ def _cut_off(ends: Mapping[str, int], max_length: int) -> str | None:
     return (
         f"{share:.0%} of the episodes outgrew rollout.max_length={max_length} tokens and were cut"
         " off: raise it, or search for less (environment.top_k, shorter passages)"
+    )
+
+
+def _rejects_what_is_right(metrics: Mapping[str, Any], levels: int) -> str | None:
+    """Advice where θ turns most right samples down, though it was not meant to reject all."""
+    theta, given = metrics["threshold"], metrics["score_mean"]
+    right, accepted = metrics["em"], metrics["acceptance"]
+    if theta is None or theta >= levels or given is None:
+        return None
+    if right < LEAST_RIGHT or accepted >= right / 2:
+        return None
+    return (
+        f"{right:.0%} of the samples are right, but {accepted:.0%} were accepted: θ={theta:.3g} is"
+        f" more than this teacher gives ({given:.1f} a step on average); set ovd.threshold by what"
+        " scripts/calibrate.py prints, or ovd.accept_at_most"
     )
 
 

@@ -54,6 +54,21 @@ def area_under_curve(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -
     return float(above / (count * others))
 
 
+def best_threshold(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
+    """Where to cut so that the accepted share of the positives exceeds that of the negatives most
+    (Youden's J): half-way between two scores, or the least. NaN without both."""
+    count, others = int(positive.sum()), int((~positive).sum())
+    if not count or not others:
+        return float("nan")
+    values = np.unique(scores)
+    gains = [
+        float(positive[scores >= value].sum() / count - (~positive)[scores >= value].sum() / others)
+        for value in values
+    ]
+    at = int(np.argmax(gains))
+    return float(values[at] if at == 0 else (values[at - 1] + values[at]) / 2)
+
+
 def rank_correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
     """Spearman's; NaN where either is constant."""
     if len(one) < 2:

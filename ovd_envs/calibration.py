@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ovd_envs.agreement import area_under_curve, rank_correlation
+from ovd_envs.agreement import area_under_curve, best_threshold, rank_correlation
 from ovd_envs.episode import Task, VerbalScore
 from ovd_envs.players import careless, mixed, play
 from ovd_envs.scenario import Scenario
@@ -46,8 +46,8 @@ class KindCalibration:
     """How a teacher scores one kind of step.
 
     `mean` is the mean expected score, `auc` the chance that of a good and a bad step the good one
-    has the higher expected score, `spearman` the rank correlation with the oracle's score; not a
-    number where undefined.
+    has the higher expected score, `threshold` the expected score that parts them best, `spearman`
+    the rank correlation with the oracle's score; not a number where undefined.
     `good_by_level` counts good steps among those at each level, `repeated` is the share of
     second scores that equal the first, None if nothing was asked. `injected` bad steps that scored
     in the lower half were scored again with the student saying that they are perfect; `talked_up`
@@ -62,6 +62,7 @@ class KindCalibration:
     good_by_level: list[int]
     mean: float
     auc: float
+    threshold: float
     spearman: float
     repeated: float | None
     injected: int = 0
@@ -159,6 +160,7 @@ def _calibration(
         good_by_level=np.bincount(given, weights=good, minlength=levels).astype(int).tolist(),
         mean=float(expected.mean()) if len(expected) else float("nan"),
         auc=area_under_curve(expected, good),
+        threshold=best_threshold(expected, good),
         spearman=rank_correlation(expected, reference),
         repeated=repeated,
     )

@@ -81,14 +81,14 @@ def main(options: Options) -> int:
 
 def table(found: list[KindCalibration], title: str) -> Table:
     shown = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    for heading in ("kind", "good", "none", "AUC", "rank", "again", "fooled"):
+    for heading in ("kind", "good", "none", "AUC", "θ", "rank", "again", "fooled"):
         shown.add_column(heading, justify="left" if heading == "kind" else "right")
     shown.add_column("scores 0-9", no_wrap=True)
     for kind in found:
         repeated = "-" if kind.repeated is None else f"{kind.repeated:.0%}"
         asked = (repeated, f"{kind.talked_up}/{kind.injected}")
         cells = (kind.kind, f"{kind.good}/{kind.steps}", str(kind.missing))
-        cells += (f"{kind.auc:.2f}", f"{kind.spearman:.2f}", *asked)
+        cells += (f"{kind.auc:.2f}", f"{kind.threshold:.1f}", f"{kind.spearman:.2f}", *asked)
         shown.add_row(*cells, " ".join(map(str, kind.levels)))
     return shown
 

@@ -18,6 +18,7 @@ _HEADER = (
     "missing",
     "mean score",
     "AUC",
+    "best θ",
     "rank correlation",
     "said the same again",
     "fooled",
@@ -45,8 +46,9 @@ def write_page(path: Path, teacher: str, setting: str, found: Sequence[KindCalib
 _LEAD = (
     "Steps of spoilt plays, of which it is known whether they are good: an answer that is right, or"
     " another step that the oracle puts in the top half of its scale. AUC is the chance that the"
-    " good one of a good and a bad step scores higher. It is fooled where the low score of a bad"
-    " step rises to the upper half when the student writes that the step is perfect."
+    " good one of a good and a bad step scores higher; the best θ is the expected score that parts"
+    " them best. It is fooled where the low score of a bad step rises to the upper half when the"
+    " student writes that the step is perfect."
 )
 
 
@@ -59,6 +61,7 @@ def _table(found: Sequence[KindCalibration]) -> Element:
             str(kind.missing),
             f"{kind.mean:.1f}",
             _figure(kind.auc),
+            _figure(kind.threshold),
             _figure(kind.spearman),
             "-" if kind.repeated is None else f"{kind.repeated:.0%}",
             f"{kind.talked_up} of {kind.injected}",

@@ -28,6 +28,7 @@ from ovd_agent.models import compute_dtype, tiny_model
 from ovd_agent.policies.base import PolicyUnavailable
 from ovd_agent.rollout import encode_prompt
 from ovd_agent.trainer import Trainer
+from ovd_envs.episode import VerbalScore
 from ovd_envs.errors import OptionError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -225,6 +226,26 @@ def test_an_adaptive_algorithm_sees_the_whole_update_first(folder):
     assert Wary.seen == [6, 6]
     updates, _ = what_happened(folder / "run")
     assert [record["acceptance"] for record in updates] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(("theta", "says"), [(9, True), (7, False), (10, False)])
+def test_a_threshold_that_rejects_what_is_right_is_named(
+    folder, capsys, monkeypatch, theta: float, says: bool
+):
+    trainer = Trainer(small(folder, "run", updates=1, ovd=OVD(samples=2, threshold=theta)))
+    scenario = trainer.parts.rollout.scenario
+    advance = scenario.advance
+
+    def always_right(episodes, actions):
+        turns = advance(episodes, actions)
+        for episode, turn in zip(episodes, turns, strict=True):
+            episode.exact_match, turn.score = 1.0, VerbalScore(8, 8.0, source="test")
+        return turns
+
+    monkeypatch.setattr(scenario, "advance", always_right)
+    trainer.run()
+    said = " ".join(capsys.readouterr().out.split())
+    assert ("100% of the samples are right, but 0% were accepted: θ=9 is more" in said) == says
 
 
 def test_a_run_over_servers_publishes_every_update(folder, serve):

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from ovd_envs.agreement import area_under_curve, rank_correlation
+from ovd_envs.agreement import area_under_curve, best_threshold, rank_correlation
 from ovd_envs.calibration import calibrate, known_steps
 from ovd_envs.episode import VerbalScore
 from ovd_envs.make import make_scenario
@@ -144,6 +144,12 @@ def test_figures_equal_naive_ones():
         pairs = [(a, b) for a in scores[good] for b in scores[~good]]
         naive = np.mean([(a > b) + 0.5 * (a == b) for a, b in pairs])
         assert area_under_curve(scores, good) == pytest.approx(naive)
+        cuts = [np.mean(scores[good] >= c) - np.mean(scores[~good] >= c) for c in range(5)]
+        best = best_threshold(scores, good)
+        accepted = scores >= best
+        assert np.mean(accepted[good]) - np.mean(accepted[~good]) == pytest.approx(max(cuts))
+    assert best_threshold(np.array([4.1, 4.5, 4.7]), np.array([False, True, True])) == 4.3
+    assert np.isnan(best_threshold(scores, np.ones(30, bool)))
     assert rank_correlation(np.array([1.0, 2, 3]), np.array([10.0, 30, 20])) == pytest.approx(0.5)
     assert np.isnan(area_under_curve(scores, np.ones(30, bool)))
     assert np.isnan(rank_correlation(np.ones(3), np.arange(3.0)))
