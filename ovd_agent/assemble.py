@@ -70,6 +70,9 @@ def assemble(config: TrainConfig) -> Parts:
         autocast=dtype != torch.float32,
     )
     policy = _policy(config, model, tokenizer, dtype)
+    overlap = config.rollout.overlap
+    if overlap is None:
+        overlap = chosen.teacher.startswith("openai:")
     rollout = Rollout(
         scenario,
         policy,
@@ -77,7 +80,7 @@ def assemble(config: TrainConfig) -> Parts:
         slots=config.rollout.slots,
         max_length=config.rollout.max_length,
         max_new_tokens=config.rollout.max_new_tokens,
-        overlap=config.rollout.overlap,
+        overlap=overlap,
     )
     precision = f"float32 weights, {str(dtype).removeprefix('torch.')} on {device.type}"
     held = held_out[: config.eval_count]

@@ -90,8 +90,8 @@ class RolloutConfig:
     """Tokens of a whole trajectory; longer episodes are truncated."""
     slots: int = 128
     """Episodes played at once."""
-    overlap: bool = False
-    """Search and score in a second thread while the policy generates: worth it where the teacher
+    overlap: bool | None = None
+    """Search and score in a second thread while the policy generates. By default where the teacher
     is a server. What "torch" samples then depends on timing."""
 
     def __post_init__(self) -> None:

@@ -180,6 +180,7 @@ class Trainer:
         return self.update in (0, last) or bool(every and self.update % every == 0)
 
     def _evaluate(self, log: RunLog) -> None:
+        log.say(f"playing {len(self.parts.held_out)} held-out tasks")
         start = time.perf_counter()
         result, trajectories = evaluate(self.parts.rollout, self.parts.held_out)
         name = "before" if self.update == 0 else "after"

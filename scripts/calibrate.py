@@ -80,7 +80,7 @@ def main(options: Options) -> int:
 
 
 def table(found: list[KindCalibration], title: str) -> Table:
-    shown = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    shown = Table(title=title, box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     for heading in ("kind", "good", "none", "AUC", "θ", "rank", "again", "fooled"):
         shown.add_column(heading, justify="left" if heading == "kind" else "right")
     shown.add_column("scores 0-9", no_wrap=True)

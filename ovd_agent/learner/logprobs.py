@@ -14,6 +14,8 @@ from ovd_agent.policies.cache import cache_argument
 
 LOGIT_BUDGET = 2**26
 """Logits held at a time, by default: 256 MiB in float32."""
+CACHED = 2**19
+"""Logits in a pass on a processor: 2 MiB in float32."""
 
 
 def token_logprobs(
@@ -99,12 +101,51 @@ def check_head(model: PreTrainedModel) -> None:
 def _from_hidden(
     hidden: Tensor, targets: Tensor, head: nn.Module, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    logits: Tensor = head(hidden)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
-    every = logits.log_softmax(-1)
-    with torch.no_grad():
-        entropy = -(every.exp() * every).sum(-1)
-    return every.gather(-1, targets[:, None]).squeeze(-1), entropy
+    return cast(tuple[Tensor, Tensor], _OfLogits.apply(head(hidden), targets, temperature))
+
+
+class _OfLogits(torch.autograd.Function):
+    """Log-probabilities [n] of the targets and entropies [n], from logits [n, vocabulary].
+
+    The passes over the logits take a few rows at a time, which stay in the processor's cache, and
+    nothing as large as the logits is kept but these themselves and their gradient.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, targets: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        sums, entropies = (logits.new_empty(len(logits), dtype=wide) for _ in range(2))
+        chosen = logits.gather(-1, targets[:, None]).squeeze(-1).to(wide) / temperature
+        for block in _blocks(logits):
+            scaled = logits[block].to(wide) / temperature
+            sums[block] = scaled.logsumexp(-1)
+            shares = (scaled - sums[block, None]).exp_()
+            entropies[block] = sums[block] - shares.mul_(scaled).sum(-1)
+        ctx.save_for_backward(logits, targets, sums)
+        ctx.temperature = temperature
+        ctx.mark_non_differentiable(entropies)
+        return chosen - sums, entropies
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+        grad = grad_outputs[0]
+        logits, targets, sums = ctx.saved_tensors
+        result = torch.empty_like(logits)
+        for block in _blocks(logits):
+            slope = grad[block, None] / ctx.temperature
+            scaled = logits[block].to(sums.dtype) / ctx.temperature
+            shares = scaled.sub_(sums[block, None]).exp_().mul_(-slope)
+            result[block] = shares.scatter_add_(-1, targets[block, None], slope)
+        return result, None, None
+
+
+def _blocks(logits: Tensor) -> list[slice]:
+    """Rows to take at a time: on a processor what fits its cache, elsewhere all."""
+    count, vocabulary = logits.shape
+    size = count if logits.is_cuda else max(1, CACHED // vocabulary)
+    return [slice(start, start + size) for start in range(0, count, max(1, size))]
 
 
 def _head(model: PreTrainedModel) -> nn.Module:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from ovd_agent.learner import logprobs
 from ovd_agent.learner.learner import Learner, LearnerConfig
 from ovd_agent.learner.rows import TrainingRow
 from tests.agent.tiny import VOCABULARY, tiny_model
@@ -210,6 +211,39 @@ def test_memory_bounds_do_not_change_the_gradient(model, reference, change):
     changed, found = fast(model, reference, rows, replace(CONFIG, **change))
     assert_same(found, expected)
     assert changed == pytest.approx(metrics, rel=1e-9)
+
+
+@pytest.mark.parametrize("cached", [1, 3 * VOCABULARY, 2**19])
+def test_rows_of_logits_taken_together_do_not_change_the_gradient(
+    model, reference, monkeypatch, cached: int
+):
+    rows = make_rows(model)
+    loss, _ = naive_backward(model, reference, rows, CONFIG)
+    expected = gradients(model)
+    monkeypatch.setattr(logprobs, "CACHED", cached)
+    metrics, found = fast(model, reference, rows)
+    assert metrics["loss"] == pytest.approx(loss, rel=1e-10)
+    assert_same(found, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_narrow_logits_give_wide_log_probabilities(dtype: torch.dtype):
+    torch.manual_seed(0)
+    logits = torch.randn(50, 30).to(dtype).requires_grad_()
+    targets = torch.randint(30, (50,))
+    outside = torch.randn(50)
+    identity = torch.nn.Identity()
+    found, entropies = logprobs._from_hidden(logits, targets, identity, 0.7)
+    (gradient,) = torch.autograd.grad(found, logits, outside)
+    every = (logits.float() / 0.7).log_softmax(-1)
+    expected = every.gather(1, targets[:, None])[:, 0]
+    (theirs,) = torch.autograd.grad(expected, logits, outside)
+    assert found.dtype == torch.float32
+    assert gradient.dtype == dtype
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(gradient, theirs)
+    torch.testing.assert_close(entropies, -(every.exp() * every).sum(-1))
+    assert not entropies.requires_grad
 
 
 def test_order_of_rows_does_not_change_the_gradient(model, reference):

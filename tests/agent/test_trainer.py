@@ -20,6 +20,7 @@ from student_server import StudentServer
 from ovd_agent.algorithms.base import policy_row
 from ovd_agent.algorithms.grpo import GRPO
 from ovd_agent.algorithms.ovd import OVD
+from ovd_agent.assemble import assemble
 from ovd_agent.config import EnvironmentConfig, RolloutConfig, TrainConfig
 from ovd_agent.learner.checkpoint import latest_checkpoint
 from ovd_agent.logs import read_log
@@ -41,6 +42,9 @@ def folder(student, tokenizer, tmp_path):
     student.save_pretrained(tmp_path / "student")
     tokenizer.save_pretrained(tmp_path / "student")
     return tmp_path
+
+
+SERVED = "openai:teacher@http://127.0.0.1:9/v1"
 
 
 def small(folder, name, **options):
@@ -209,6 +213,20 @@ class EverySample:
 
     def rows(self, group):
         return [policy_row(each, [1.0] * len(each.episode.turns)) for each in group.samples]
+
+
+@pytest.mark.parametrize(
+    ("teacher", "asked", "overlaps"),
+    [("oracle", None, False), ("oracle", True, True), (SERVED, None, True), (SERVED, False, False)],
+)
+def test_scoring_overlaps_with_sampling_where_the_teacher_is_a_server(
+    folder, teacher, asked, overlaps
+):
+    config = small(folder, "run")
+    environment = replace(config.environment, teacher=teacher)
+    rollout = replace(config.rollout, overlap=asked)
+    parts = assemble(replace(config, environment=environment, rollout=rollout))
+    assert parts.rollout.overlap is overlaps
 
 
 def test_an_adaptive_algorithm_sees_the_whole_update_first(folder):
