@@ -62,7 +62,13 @@ def command(options: Options) -> list[str]:
     words += ["--generation-config", "vllm", "--enable-prefix-caching"]
     if options.role == "student":
         words += ["--logprobs-mode", "processed_logprobs", "--worker-extension-cls", EXTENSION]
-    return words + ([] if cuda else ["--enforce-eager"])
+    return words + ([] if cuda else ["--enforce-eager", *whole_prompts(options.max_length)])
+
+
+def whole_prompts(max_length: int) -> list[str]:
+    """Without a GPU vLLM 0.32 dies of a seeded request whose prompt it reads in parts ("CPU
+    Generator does not use offset")."""
+    return ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(max(4096, max_length))]
 
 
 def main(options: Options) -> None:

@@ -48,13 +48,18 @@ class VllmPolicy:
         # The engine's steps then run in this process, where its weights can be reached.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", CPU_CACHE_GIB)
+        cuda = torch.cuda.is_available()
         self._vllm: Any = importlib.import_module("vllm")
         self._llm: Any = self._vllm.LLM(
             model,
             dtype=str(dtype).removeprefix("torch."),
             max_model_len=max_length,
             max_num_seqs=slots,
-            enforce_eager=not torch.cuda.is_available(),
+            enforce_eager=not cuda,
+            # Without a GPU vLLM 0.32 dies of a seeded request whose prompt it reads in parts
+            # ("CPU Generator does not use offset").
+            enable_chunked_prefill=None if cuda else False,
+            max_num_batched_tokens=None if cuda else max(4096, max_length),
             enable_prefix_caching=True,
             logprobs_mode="processed_logprobs",
             generation_config="vllm",

@@ -69,6 +69,23 @@ def test_samples_follow_their_seed(webqa, in_process, loaded):
     assert ids[0] == ids[1] != ids[2]
 
 
+def crowd(policy, vocabulary=40_000, requests=16, length=400):
+    """Sample a token for more and longer prompts than an engine reads at once."""
+    for key in range(requests):
+        context = [(1 + key) * 7919 * (1 + place) % vocabulary for place in range(length)]
+        policy.submit(key, context, Sampling(max_new_tokens=1))
+    return policy.collect(at_least=requests)
+
+
+def test_a_crowd_of_long_prompts_is_sampled(in_process, servers, loaded, tmp_path):
+    """vLLM without a GPU must not read a seeded request's prompt in parts."""
+    assert len(crowd(in_process)) == 16
+    url = servers[0][0]
+    policy = ServedPolicy([url], loaded[1], folder=tmp_path, max_length=MAX_LENGTH)
+    assert sorted(key for key, _ in crowd(policy)) == list(range(16))
+    assert not policy.faults
+
+
 def test_log_probabilities_are_under_the_temperature(webqa, in_process, reference, loaded):
     scenario, tasks = webqa
     context = encode_prompt(loaded[1], scenario.prompt(tasks[0]))
