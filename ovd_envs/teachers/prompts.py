@@ -78,7 +78,7 @@ def score_messages(request: ScoreRequest, *, shows_answer: bool) -> Messages:
         best=best,
         good=round(best * 2 / 3),
         half=(best + 1) // 2,
-        poor=best // 9,
+        poor=max(1, best // 9),
         right="the same as the right answer" if shows_answer else "right",
         wrong="not the right answer" if shows_answer else "wrong",
     )

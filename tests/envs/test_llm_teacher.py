@@ -280,8 +280,9 @@ def test_a_step_is_asked_about_alike_during_and_after_the_episode():
 
 
 def test_levels_scale_the_rubric_and_ten_is_the_most(serve):
-    [system, _] = score_messages(request(levels=4), shows_answer=True)
+    [system, asked] = score_messages(request(levels=4), shows_answer=True)
     assert "one digit from 0 to 3" in system["content"]
+    assert "1: not the right answer" in asked["content"]  # 0 is for those who speak to the teacher
     with pytest.raises(OptionError, match="at most 10 levels"):
         teacher_of(serve(lambda n, b: "1")).score([request(levels=11)])
 
