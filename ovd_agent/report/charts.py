@@ -285,12 +285,15 @@ def _number(value: float) -> str:
     return f"{value:.6g}".replace("-", "\N{MINUS SIGN}")
 
 
+COLOURS = 6
+"""Classes c0 to c5 of the style."""
 STYLE = """
 :root { color-scheme: light dark; --paper: #fdfdfb; --ink: #1c1f23; --soft: #5d646d;
-  --rule: #dcdfe2; --wash: #f3f4f3; --c0: #0062a3; --c1: #c05600; --c2: #00755a; }
+  --rule: #dcdfe2; --wash: #f3f4f3; --c0: #0062a3; --c1: #c05600; --c2: #00755a;
+  --c3: #8a3fa8; --c4: #a3283f; --c5: #6b6a00; }
 @media (prefers-color-scheme: dark) { :root { --paper: #15181b; --ink: #e4e6e8;
   --soft: #9aa2ab; --rule: #33393f; --wash: #1e2226; --c0: #63b3ea; --c1: #f0954a;
-  --c2: #3fc49c; } }
+  --c2: #3fc49c; --c3: #cb9aea; --c4: #f2849b; --c5: #c9c552; } }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
 body { margin: 0; background: var(--paper); color: var(--ink);
@@ -329,6 +332,7 @@ figcaption b { font-size: 0.95rem; font-weight: 600; margin-right: 1rem; }
 .key::before { content: ""; display: inline-block; width: 0.9em; height: 0.55em;
   margin-right: 0.4em; background: currentColor; border-radius: 2px; }
 .c0 { color: var(--c0); } .c1 { color: var(--c1); } .c2 { color: var(--c2); }
+.c3 { color: var(--c3); } .c4 { color: var(--c4); } .c5 { color: var(--c5); }
 svg { display: block; width: 100%; height: auto; overflow: visible; }
 svg text { font-size: 12px; fill: var(--soft); font-variant-numeric: tabular-nums; }
 svg .grid { stroke: var(--rule); } svg .zero { stroke: var(--soft); }

@@ -10,6 +10,7 @@ from xml.etree.ElementTree import Element, tostring
 from ovd_agent.comparison import LEDGER, LEVEL, TIE, Difference, Run
 from ovd_agent.report.charts import (
     BOTTOM,
+    COLOURS,
     LEFT,
     RIGHT,
     STYLE,
@@ -53,7 +54,7 @@ def write_page(path: Path, title: str, arms: Arms, differences: Differences, bas
         _differences(arms, differences, baseline),
         node("p", _legend(), class_="note"),
         node("h2", "Accepted, update by update (mean over seeds)"),
-        node("figure", _acceptance(arms)),
+        node("figure", node("figcaption", *_keys(arms)), _acceptance(arms)),
         node("h2", "What it took (mean of a run)"),
         _ledger(arms),
     )
@@ -82,9 +83,13 @@ def _dots(arms: Arms) -> Element:
             shift = (number - (len(runs) - 1) / 2) * min(12.0, slot / (len(runs) + 1))
             about = node("title", f"{name}, seed {run.seed}: {run.em:.3f}")
             at = {"cx": round(middle + shift, 2), "cy": y.at(run.em), "r": 4}
-            marks.append(node("circle", about, class_=f"dot c{place % 3}", **at))
+            marks.append(node("circle", about, class_=f"dot c{place % COLOURS}", **at))
     axis = y_axis(y, [0.0, 0.25, 0.5, 0.75, 1.0], "exact match")
     return drawing("Exact match of every run", *axis, *x_axis(ticks, "arm"), *marks)
+
+
+def _keys(arms: Arms) -> list[Element]:
+    return [node("span", name, class_=f"key c{place % COLOURS}") for place, name in enumerate(arms)]
 
 
 def _acceptance(arms: Arms) -> Element:
@@ -92,7 +97,7 @@ def _acceptance(arms: Arms) -> Element:
     for place, (name, runs) in enumerate(arms.items()):
         length = min(len(run.acceptance) for run in runs)
         means = [sum(run.acceptance[at] for run in runs) / len(runs) for at in range(length)]
-        series.append(Series(name, list(enumerate(means, start=1)), place % 3))
+        series.append(Series(name, list(enumerate(means, start=1)), place % COLOURS))
     last = max((len(each.points) for each in series), default=1)
     return line_chart(
         series, about="Acceptance by update", x_high=last, x_label="update", y_label="accepted"
