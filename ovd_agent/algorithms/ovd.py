@@ -40,9 +40,9 @@ class OVD:
     threshold: float = 7.0
     """θ: a trajectory that scores below it is rejected. 0 keeps all, `score_levels` none."""
     accept_at_most: float = 1.0
-    """Below 1, θ rises above `threshold` in each update, just until no more than this share of its
-    samples is accepted, the best first; those that tie with the last are accepted, too. A rule
-    that does not depend on the scale a teacher uses."""
+    """Below 1, θ rises above `threshold` in each update until no more than this share of its
+    samples is accepted, or only those that tie for the best score. A rule that does not depend on
+    the scale a teacher uses."""
     score_levels: int = 10
     """v: scores run from 0 to v - 1."""
     aggregate: Literal["mean", "min", "last"] = "mean"
@@ -100,12 +100,12 @@ class OVD:
 
     def adapted(self, samples: Sequence[Trajectory]) -> OVD:
         """With the θ of this update."""
-        scores = sorted(score for s in samples if (score := self.score(s)) is not None)
-        places = int(self.accept_at_most * len(scores))
-        if places == len(scores):
+        scores = [score for each in samples if (score := self.score(each)) is not None]
+        if self.accept_at_most == 1 or not scores:
             return self
-        bar = scores[-max(1, places)]
-        return replace(self, threshold=max(self.threshold, bar))
+        most = self.accept_at_most * len(scores)
+        strict = [bar for bar in set(scores) if sum(score >= bar for score in scores) <= most]
+        return replace(self, threshold=max(self.threshold, min(strict, default=max(scores))))
 
     def demonstrations(self, samples: Sequence[Trajectory]) -> int:
         """One is enough for all that are rejected: it counts as often as it replaces."""
