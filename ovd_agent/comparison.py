@@ -106,6 +106,12 @@ def grades(runs: Sequence[Run]) -> Floats:
     return np.array([[run.grades[name] for name in ids] for run in runs])
 
 
+def acceptance(runs: Sequence[Run]) -> list[float]:
+    """α by update, the mean over runs; as long as the shortest of them."""
+    shortest = min(len(run.acceptance) for run in runs)
+    return np.mean([run.acceptance[:shortest] for run in runs], axis=0).tolist()
+
+
 def difference(arm: Floats, baseline: Floats, *, draws: int = DRAWS, seed: int = 0) -> Difference:
     """The paired difference of two arms, both [seeds, questions], with its bootstrap interval.
 

@@ -147,18 +147,35 @@ class TrainConfig:
     def save(self) -> None:
         """Write config.json, or check it: a run is resumed only with the options it began with.
 
-        Raises OptionError naming the first option that differs.
+        An option that is newer than the run counts as left out then. Raises OptionError naming the
+        first option that differs.
         """
         path = self.out / "config.json"
-        mine = json.loads(json.dumps(asdict(self), default=str))
+        mine = _plain(self)
         if path.exists():
-            for name, theirs, ours in _differences(json.loads(path.read_text()), mine):
+            begun = _filled(json.loads(path.read_text()), _plain(TrainConfig()))
+            for name, theirs, ours in _differences(begun, mine):
                 raise OptionError(
                     f"{self.out} was started with {name}={theirs!r}, not {ours!r}: give the same"
                     " options to resume, or another --out"
                 )
         self.out.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(mine, indent=2))
+
+
+def _plain(config: TrainConfig) -> dict[str, Any]:
+    """As JSON gives it back."""
+    return json.loads(json.dumps(asdict(config), default=str))
+
+
+def _filled(options: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """With the defaults of what is left out."""
+    nested = {
+        name: _filled(value, defaults[name])
+        for name, value in options.items()
+        if isinstance(value, dict) and isinstance(defaults.get(name), dict)
+    }
+    return defaults | options | nested
 
 
 def _differences(theirs: Any, ours: Any, where: str = "") -> list[tuple[str, Any, Any]]:

@@ -19,7 +19,7 @@ scripts/train.py:
 
 Each arm is trained with each seed by scripts/train.py, which resumes; what is finished is read.
 An arm may start from another: `student = "{out}/sft-{seed}"`, where `{out}` is this folder.
-Writes results.csv and comparison.html.
+Writes results.csv, comparison.html and comparison.png.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from rich.table import Table
 from ovd_agent.comparison import Difference, Run, difference, grades, read_run
 from ovd_agent.learner.checkpoint import OPTIMIZER_FILE
 from ovd_agent.report.comparison import write_csv, write_page
+from ovd_agent.report.picture import write_picture
 from ovd_envs.errors import OptionError
 
 TRAIN = Path(__file__).with_name("train.py")
@@ -87,6 +88,7 @@ def main(options: Options) -> int:
     write_csv(options.out / "results.csv", arms)
     title = f"Comparison {options.plan.stem}"
     write_page(options.out / "comparison.html", title, arms, differences, plan.baseline)
+    write_picture(options.out / "comparison.png", title, arms, differences, plan.baseline)
     show(arms, differences, plan.baseline)
     print(f"report: {options.out / 'comparison.html'}")
     return 0

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element, tostring
 
-from ovd_agent.comparison import LEDGER, LEVEL, TIE, Difference, Run
+from ovd_agent.comparison import LEDGER, LEVEL, TIE, Difference, Run, acceptance
 from ovd_agent.report.charts import (
     BOTTOM,
     COLOURS,
@@ -95,9 +95,8 @@ def _keys(arms: Arms) -> list[Element]:
 def _acceptance(arms: Arms) -> Element:
     series: list[Series] = []
     for place, (name, runs) in enumerate(arms.items()):
-        length = min(len(run.acceptance) for run in runs)
-        means = [sum(run.acceptance[at] for run in runs) / len(runs) for at in range(length)]
-        series.append(Series(name, list(enumerate(means, start=1)), place % COLOURS))
+        points = list(enumerate(acceptance(runs), start=1))
+        series.append(Series(name, points, place % COLOURS))
     last = max((len(each.points) for each in series), default=1)
     return line_chart(
         series, about="Acceptance by update", x_high=last, x_label="update", y_label="accepted"

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ovd_agent.algorithms.ovd import OVD
-from ovd_agent.comparison import Difference, Run, difference, grades
+from ovd_agent.comparison import Difference, Run, acceptance, difference, grades
 from ovd_agent.config import RolloutConfig, TrainConfig
 from ovd_agent.trainer import Trainer
 from ovd_envs.errors import OptionError
@@ -90,6 +90,12 @@ def test_a_run_that_never_learned_or_lost_half_collapsed():
     assert run(0.04).collapsed
     assert run(0.4, evaluations=(0.0, 0.9)).collapsed
     assert not run(0.5, evaluations=(0.0, 0.9)).collapsed
+
+
+def test_acceptance_is_the_mean_over_runs_as_far_as_all_of_them_went():
+    runs = [replace(run([1.0]), acceptance=shares) for shares in ((0.0, 0.5, 1.0), (0.5, 0.5))]
+    assert acceptance(runs) == [0.25, 0.5]
+    assert acceptance([run([1.0])]) == []
 
 
 def test_runs_of_other_questions_are_not_compared():
@@ -184,6 +190,7 @@ def test_from_a_plan_to_a_report_and_again_without_training(trained, capsys):
     ]
     page = (options.out / "comparison.html").read_text()
     assert len(re.findall(r'<circle class="dot', page)) >= 4
+    assert (options.out / "comparison.png").read_bytes().startswith(b"\x89PNG")
     assert compare.main(options) == 0
     assert len(commands) == 4  # what is finished is read
     assert len(list(options.out.glob("*/checkpoints/*/model.safetensors"))) == 4

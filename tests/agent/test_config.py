@@ -7,6 +7,7 @@ import pytest
 from ovd_agent.algorithms.ovd import OVD
 from ovd_agent.config import EnvironmentConfig, RolloutConfig, TrainConfig
 from ovd_agent.learner.learner import LearnerConfig
+from ovd_agent.lora import LoraConfig
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,20 @@ def test_the_learner_is_checked():
 def test_math_does_not_search():
     with pytest.raises(ValueError, match="does not search"):
         EnvironmentConfig(search="somewhere").options("ovd/Math-v0", "train", 10)
+
+
+def test_a_run_from_before_an_option_existed_is_resumed_with_its_default(tmp_path):
+    out = tmp_path / "run"
+    TrainConfig(out=out).save()
+    older = json.loads((out / "config.json").read_text())
+    del older["ovd"]["accept_at_most"], older["lora"]
+    (out / "config.json").write_text(json.dumps(older))
+    with pytest.raises(ValueError, match=r"with ovd.accept_at_most=1.0, not 0.5"):
+        TrainConfig(out=out, ovd=OVD(accept_at_most=0.5)).save()
+    with pytest.raises(ValueError, match=r"with lora.rank=0, not 16"):
+        TrainConfig(out=out, lora=LoraConfig(rank=16)).save()
+    TrainConfig(out=out).save()
+    assert json.loads((out / "config.json").read_text())["lora"]["rank"] == 0
 
 
 def test_a_run_is_resumed_only_with_its_own_options(tmp_path):
