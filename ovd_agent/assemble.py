@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ class Parts:
     learner: Learner
     policy: TrainedPolicy
     rollout: Rollout
+    evaluation: Rollout
+    """The same policy on held-out tasks."""
     demonstrator: Demonstrator
     precision: str
 
@@ -70,9 +72,6 @@ def assemble(config: TrainConfig) -> Parts:
         autocast=dtype != torch.float32,
     )
     policy = _policy(config, model, tokenizer, dtype)
-    overlap = config.rollout.overlap
-    if overlap is None:
-        overlap = chosen.teacher.startswith("openai:")
     rollout = Rollout(
         scenario,
         policy,
@@ -80,14 +79,25 @@ def assemble(config: TrainConfig) -> Parts:
         slots=config.rollout.slots,
         max_length=config.rollout.max_length,
         max_new_tokens=config.rollout.max_new_tokens,
-        overlap=overlap,
+        overlap=config.overlaps(),
     )
+    exam = scenario if config.scores_held_out() else scenario.unscored()
     precision = f"float32 weights, {str(dtype).removeprefix('torch.')} on {device.type}"
-    held = held_out[: config.eval_count]
     shown_by = config.demonstrations.teacher or chosen.teacher
     options = chosen.options(config.env, "train", chosen.train_count) | {"teacher": shown_by}
     shown = Demonstrator(make_scenario(config.env, **options)[0], config.demonstrations)
-    return Parts(tasks, held, model, tokenizer, learner, policy, rollout, shown, precision)
+    return Parts(
+        tasks,
+        held_out[: config.eval_count],
+        model,
+        tokenizer,
+        learner,
+        policy,
+        rollout,
+        replace(rollout, scenario=exam),
+        shown,
+        precision,
+    )
 
 
 def _policy(

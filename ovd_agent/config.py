@@ -122,6 +122,9 @@ class TrainConfig:
     """Held-out tasks played greedily before and after training."""
     eval_every: int = 0
     """Also evaluate every so many updates (0: only before and after)."""
+    eval_scored: bool | None = None
+    """Also ask the teacher to score held-out play, for the report. By default only where it is no
+    server, whose scores take time and may cost money; EM and F1 need none."""
     checkpoint_every: int = 5
     threads: int | None = None
     """CPU threads (default: all)."""
@@ -143,6 +146,18 @@ class TrainConfig:
         """The algorithm with its options."""
         algorithms: dict[str, Algorithm] = {"ovd": self.ovd, "grpo": self.grpo, "sft": self.sft}
         return algorithms[self.algorithm]
+
+    def overlaps(self) -> bool:
+        """Whether search and scoring overlap with sampling."""
+        chosen = self.rollout.overlap
+        return self._teacher_is_a_server() if chosen is None else chosen
+
+    def scores_held_out(self) -> bool:
+        """Whether the teacher scores held-out play."""
+        return not self._teacher_is_a_server() if self.eval_scored is None else self.eval_scored
+
+    def _teacher_is_a_server(self) -> bool:
+        return self.environment.teacher.startswith("openai:")
 
     def save(self) -> None:
         """Write config.json, or check it: a run is resumed only with the options it began with.

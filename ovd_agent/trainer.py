@@ -182,7 +182,7 @@ class Trainer:
     def _evaluate(self, log: RunLog) -> None:
         log.say(f"playing {len(self.parts.held_out)} held-out tasks")
         start = time.perf_counter()
-        result, trajectories = evaluate(self.parts.rollout, self.parts.held_out)
+        result, trajectories = evaluate(self.parts.evaluation, self.parts.held_out)
         name = "before" if self.update == 0 else "after"
         episodes = (trajectory.episode for trajectory in trajectories)
         write_episodes(self.config.out / f"episodes_{name}.jsonl", episodes)

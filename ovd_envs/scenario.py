@@ -6,10 +6,11 @@ engine uses the same object: one code path, and it is the batched one.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 from ovd_envs.episode import EndReason, Episode, Task, Turn, VerbalScore
 from ovd_envs.errors import EpisodeOverError, OptionError, ServiceUnavailable, TeacherUnavailable
@@ -91,6 +92,12 @@ class Scenario(ABC):
     def __deepcopy__(self, memo: object) -> Scenario:
         """Itself: rules do not change, and an index or a teacher is not to be copied."""
         return self
+
+    def unscored(self) -> Self:
+        """The same scenario without its teacher, paying the outcome."""
+        other = copy.copy(self)
+        other.teacher, other.rules = None, replace(self.rules, reward="outcome")
+        return other
 
     @abstractmethod
     def prompt(self, task: Task) -> str:

@@ -22,6 +22,7 @@ from ovd_agent.algorithms.grpo import GRPO
 from ovd_agent.algorithms.ovd import OVD
 from ovd_agent.assemble import assemble
 from ovd_agent.config import EnvironmentConfig, RolloutConfig, TrainConfig
+from ovd_agent.evaluate import evaluate
 from ovd_agent.learner.checkpoint import latest_checkpoint
 from ovd_agent.logs import read_log
 from ovd_agent.lora import LoraConfig
@@ -227,6 +228,29 @@ def test_scoring_overlaps_with_sampling_where_the_teacher_is_a_server(
     rollout = replace(config.rollout, overlap=asked)
     parts = assemble(replace(config, environment=environment, rollout=rollout))
     assert parts.rollout.overlap is overlaps
+
+
+@pytest.mark.parametrize(
+    ("teacher", "asked", "scored"),
+    [("oracle", None, True), ("oracle", False, False), (SERVED, None, False), (SERVED, True, True)],
+)
+def test_held_out_play_costs_no_scores_of_a_server(folder, teacher, asked, scored):
+    config = small(folder, "run", eval_scored=asked)
+    environment = replace(config.environment, teacher=teacher, reward="verbal")
+    parts = assemble(replace(config, environment=environment))
+    assert parts.rollout.scenario.teacher is not None
+    assert (parts.evaluation.scenario.teacher is not None) is scored
+
+
+def test_grades_of_held_out_play_are_the_same_unscored(folder):
+    graded = []
+    for scored in (True, False):
+        config = small(folder, "run", eval_scored=scored)
+        parts = assemble(config)
+        result, played = evaluate(parts.evaluation, parts.held_out)
+        assert any(turn.score for each in played for turn in each.episode.turns) is scored
+        graded.append(result)
+    assert graded[0] == graded[1]
 
 
 def test_an_adaptive_algorithm_sees_the_whole_update_first(folder):
