@@ -204,9 +204,12 @@ class TorchPolicy:
         if any(s.top_p < 1 for s in samplings):
             top_p = torch.tensor([s.top_p for s in samplings], device=logits.device)[:, None]
             logprobs = _nucleus(logprobs, top_p)
-        chosen = logits.argmax(-1, keepdim=True)
-        if not greedy.all():
-            chosen = torch.where(greedy[:, None], chosen, _drawn(logprobs, self._generator))
+        if greedy.all():
+            chosen = logits.argmax(-1, keepdim=True)
+        else:
+            chosen = _drawn(logprobs, self._generator)
+            if greedy.any():
+                chosen = torch.where(greedy[:, None], logits.argmax(-1, keepdim=True), chosen)
         return chosen[:, 0].tolist(), logprobs.gather(1, chosen)[:, 0].tolist()
 
     def _finish(self, slot: _Slot) -> str | None:
