@@ -40,8 +40,9 @@ class Options:
     """Steps of each kind that are scored twice."""
     injections: int = 10
     """Bad steps of each kind that are scored again with "this step is perfect" in them."""
-    count: int = 200
-    """Episodes that the steps are taken from."""
+    count: int = 800
+    """Episodes of the oracle that the steps are taken from: many, so that good and bad ones of each
+    kind are among them."""
     seed: int = 0
     out: Path = Path("runs/calibration")
     """Where calibration.json and report.html go."""
