@@ -17,13 +17,19 @@ def describe(groups: Sequence[Group], rows: Sequence[TrainingRow], levels: int) 
     """Rewards, grades, scores and the ledger of an update, before any learning.
 
     `acceptance` is the share of the student's samples that are trained on, without those that were
-    rejected; None where it did not play. `ends` counts how its episodes ended, `demonstrations`
+    rejected; None where it did not play. `score_mean` is of expected scores, as S(y) is, and
+    `score_histogram` of levels. `ends` counts how its episodes ended, `demonstrations`
     distinct ones, `score_calls` scored steps.
     """
     samples = [sample for group in groups for sample in group.samples]
     shown = [each for group in groups for each in group.demonstrations]
     turns = [turn for sample in samples for turn in sample.episode.turns]
     scores = [level for sample in samples for level in sample.episode.levels]
+    expected = [
+        turn.score.expected
+        for turn in turns
+        if turn.score is not None and turn.score.expected is not None
+    ]
     kept = sum(row.copies for row in rows if row.kind == "student")
     missing = sum(turn.score is not None and turn.score.level is None for turn in turns)
     return {
@@ -31,7 +37,7 @@ def describe(groups: Sequence[Group], rows: Sequence[TrainingRow], levels: int) 
         "em": _mean([sample.episode.exact_match or 0.0 for sample in samples]),
         "f1": _mean([sample.episode.f1 or 0.0 for sample in samples]),
         "acceptance": kept / len(samples) if samples else None,
-        "score_mean": _mean(scores),
+        "score_mean": _mean(expected),
         "score_histogram": np.bincount(scores, minlength=levels).tolist()
         if scores
         else [0] * levels,

@@ -281,13 +281,16 @@ def test_a_threshold_that_rejects_what_is_right_is_named(
     def always_right(episodes, actions):
         turns = advance(episodes, actions)
         for episode, turn in zip(episodes, turns, strict=True):
-            episode.exact_match, turn.score = 1.0, VerbalScore(8, 8.0, source="test")
+            episode.exact_match, turn.score = 1.0, VerbalScore(9, 8.0, source="test")
         return turns
 
     monkeypatch.setattr(scenario, "advance", always_right)
     trainer.run()
     said = " ".join(capsys.readouterr().out.split())
-    assert ("100% of the samples are right, but 0% were accepted: θ=9 is more" in said) == says
+    warned = (
+        "100% of the samples are right, but 0% were accepted: θ=9 is more than this teacher gives"
+    )
+    assert (f"{warned} (8.0 a step on average)" in said) == says
 
 
 def test_a_run_over_servers_publishes_every_update(folder, serve):
