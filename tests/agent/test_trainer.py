@@ -290,7 +290,7 @@ def test_a_threshold_that_rejects_what_is_right_is_named(
     warned = (
         "100% of the samples are right, but 0% were accepted: θ=9 is more than this teacher gives"
     )
-    assert (f"{warned} this teacher gives (8.0 a step on average)" in said) == says
+    assert (f"{warned} (8.0 a step on average)" in said) == says
 
 
 def test_a_run_over_servers_publishes_every_update(folder, serve):
