@@ -155,8 +155,7 @@ class Criteria:
             for i, score in zip(has, voter.score(asked), strict=True):
                 if score.expected is not None:
                     votes[i].append(score.expected)
-        best = requests[0].levels - 1
-        return [_share(vote, best) for vote in votes]
+        return [_share(vote, each.levels - 1) for vote, each in zip(votes, requests, strict=True)]
 
     def act(self, episodes: Sequence[Episode]) -> list[str]:
         raise NotImplementedError
