@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from retrieval_index.files import write_atomically
+
 RESULTS = Path(__file__).parent / "results"
 CPU_INFO = Path("/proc/cpuinfo")
 
@@ -30,6 +32,4 @@ def surroundings(packages: Sequence[str]) -> dict[str, Any]:
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
     """Write JSON atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(record, indent=2) + "\n")
-    temporary.replace(path)
+    write_atomically(path, json.dumps(record, indent=2) + "\n")

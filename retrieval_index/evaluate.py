@@ -19,6 +19,7 @@ import numpy as np
 
 from retrieval_index.documents import Document
 from retrieval_index.errors import CorpusError, MissingPackageError
+from retrieval_index.files import write_atomically
 from retrieval_index.index import Mode, PassageIndex
 
 KS = (1, 5, 10)
@@ -166,7 +167,7 @@ def write_run(path: str | Path, results: Results, tag: str = "ovd") -> None:
         for query, documents in results.items()
         for rank, document in enumerate(documents, start=1)
     )
-    _write(Path(path), lines)
+    write_atomically(Path(path), "".join(lines))
 
 
 def write_qrels(path: str | Path, queries: Sequence[Query]) -> None:
@@ -176,7 +177,7 @@ def write_qrels(path: str | Path, queries: Sequence[Query]) -> None:
         for query in queries
         for passage, grade in query.relevant.items()
     )
-    _write(Path(path), lines)
+    write_atomically(Path(path), "".join(lines))
 
 
 def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
@@ -191,10 +192,3 @@ def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
                 f"{path}:{number}: expected `query 0 passage grade`, found {line!r}"
             ) from None
     return found
-
-
-def _write(path: Path, lines: Iterable[str]) -> None:
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.writelines(lines)
-    temporary.replace(path)

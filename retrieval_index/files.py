@@ -1,4 +1,4 @@
-"""Text files that are seen whole or not at all."""
+"""Files that are seen whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import os
 from pathlib import Path
 
 
-def write_atomically(path: Path, text: str, *, errors: str = "strict") -> None:
-    """Write UTF-8, by a temporary file beside it and a rename; `errors` as for `open`."""
+def write_atomically(path: Path, content: str | bytes, *, errors: str = "strict") -> None:
+    """Write bytes, or text as UTF-8, by a temporary file beside it and a rename.
+
+    `errors` as for `str.encode`.
+    """
+    data = content if isinstance(content, bytes) else content.encode("utf-8", errors)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8", errors=errors) as file:
-        file.write(text)
+    with temporary.open("wb") as file:
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)

@@ -24,6 +24,7 @@ Writes results.csv, comparison.html and comparison.png.
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import tomllib
@@ -142,7 +143,7 @@ def train(plan: Plan, arm: str, seed: int, out: Path) -> None:
     command += named
     Console(stderr=True).print(f"{arm}, seed {seed}")
     code = subprocess.run(command, check=False).returncode
-    if code == 130:
+    if code in (130, -signal.SIGINT):  # told to it, or before it could listen
         raise KeyboardInterrupt
     if code:
         raise OptionError(f"arm {arm!r}, seed {seed}: {' '.join(command[1:])} ended with {code}")

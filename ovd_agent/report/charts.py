@@ -285,15 +285,25 @@ def _number(value: float) -> str:
     return f"{value:.6g}".replace("-", "\N{MINUS SIGN}")
 
 
-COLOURS = 6
-"""Classes c0 to c5 of the style."""
-STYLE = """
+COLOURS = ("#0062a3", "#c05600", "#00755a", "#8a3fa8", "#a3283f", "#6b6a00")
+"""Classes c0 to c5 of the style, on light paper."""
+_ON_DARK = ("#63b3ea", "#f0954a", "#3fc49c", "#cb9aea", "#f2849b", "#c9c552")
+
+
+def _palette(colours: Sequence[str]) -> str:
+    return " ".join(f"--c{place}: {colour};" for place, colour in enumerate(colours))
+
+
+STYLE = (
+    f"""
+:root {{ {_palette(COLOURS)} }}
+@media (prefers-color-scheme: dark) {{ :root {{ {_palette(_ON_DARK)} }} }}
+"""
+    + """
 :root { color-scheme: light dark; --paper: #fdfdfb; --ink: #1c1f23; --soft: #5d646d;
-  --rule: #dcdfe2; --wash: #f3f4f3; --c0: #0062a3; --c1: #c05600; --c2: #00755a;
-  --c3: #8a3fa8; --c4: #a3283f; --c5: #6b6a00; }
+  --rule: #dcdfe2; --wash: #f3f4f3; }
 @media (prefers-color-scheme: dark) { :root { --paper: #15181b; --ink: #e4e6e8;
-  --soft: #9aa2ab; --rule: #33393f; --wash: #1e2226; --c0: #63b3ea; --c1: #f0954a;
-  --c2: #3fc49c; --c3: #cb9aea; --c4: #f2849b; --c5: #c9c552; } }
+  --soft: #9aa2ab; --rule: #33393f; --wash: #1e2226; } }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
 body { margin: 0; background: var(--paper); color: var(--ink);
@@ -371,3 +381,4 @@ details em { font-style: normal; color: var(--c2); margin-left: 0.4em; }
 .options dt { color: var(--soft); }
 .options dd { overflow-wrap: anywhere; text-align: right; }
 """
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element, tostring
@@ -31,15 +32,14 @@ Differences = Mapping[str, Difference]
 
 def write_csv(path: Path, arms: Arms) -> None:
     """A line for each run: arm, seed, exact match, whether it collapsed, and the ledger."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["arm", "seed", "em", "collapsed", *LEDGER])
-        for name, runs in arms.items():
-            for run in runs:
-                ledger = [f"{run.ledger[key]:g}" for key in LEDGER]
-                writer.writerow([name, run.seed, f"{run.em:.4f}", int(run.collapsed), *ledger])
-    temporary.replace(path)
+    lines = io.StringIO(newline="")
+    writer = csv.writer(lines)
+    writer.writerow(["arm", "seed", "em", "collapsed", *LEDGER])
+    for name, runs in arms.items():
+        for run in runs:
+            ledger = [f"{run.ledger[key]:g}" for key in LEDGER]
+            writer.writerow([name, run.seed, f"{run.em:.4f}", int(run.collapsed), *ledger])
+    write_atomically(path, lines.getvalue())
 
 
 def write_page(path: Path, title: str, arms: Arms, differences: Differences, baseline: str) -> None:
@@ -83,20 +83,22 @@ def _dots(arms: Arms) -> Element:
             shift = (number - (len(runs) - 1) / 2) * min(12.0, slot / (len(runs) + 1))
             about = node("title", f"{name}, seed {run.seed}: {run.em:.3f}")
             at = {"cx": round(middle + shift, 2), "cy": y.at(run.em), "r": 4}
-            marks.append(node("circle", about, class_=f"dot c{place % COLOURS}", **at))
+            marks.append(node("circle", about, class_=f"dot c{place % len(COLOURS)}", **at))
     axis = y_axis(y, [0.0, 0.25, 0.5, 0.75, 1.0], "exact match")
     return drawing("Exact match of every run", *axis, *x_axis(ticks, "arm"), *marks)
 
 
 def _keys(arms: Arms) -> list[Element]:
-    return [node("span", name, class_=f"key c{place % COLOURS}") for place, name in enumerate(arms)]
+    return [
+        node("span", name, class_=f"key c{place % len(COLOURS)}") for place, name in enumerate(arms)
+    ]
 
 
 def _acceptance(arms: Arms) -> Element:
     series: list[Series] = []
     for place, (name, runs) in enumerate(arms.items()):
         points = list(enumerate(acceptance(runs), start=1))
-        series.append(Series(name, points, place % COLOURS))
+        series.append(Series(name, points, place % len(COLOURS)))
     last = max((len(each.points) for each in series), default=1)
     return line_chart(
         series, about="Acceptance by update", x_high=last, x_label="update", y_label="accepted"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ovd_agent.comparison import LEVEL, TIE, Difference, Run, acceptance
-
-COLOURS = ("#0062a3", "#c05600", "#00755a", "#8a3fa8", "#a3283f", "#6b6a00")
+from ovd_agent.report.charts import COLOURS
+from retrieval_index.files import write_atomically
 
 
 def write_picture(
@@ -30,9 +31,9 @@ def write_picture(
     _acceptance(figure.add_subplot(grid[1, :]), arms)
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
-    temporary = path.with_name(path.name + ".tmp")
-    figure.savefig(temporary, format="png", dpi=150)
-    temporary.replace(path)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=150)
+    write_atomically(path, image.getvalue())
 
 
 def _runs(axes: Axes, arms: Mapping[str, Sequence[Run]]) -> None:

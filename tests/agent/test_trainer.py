@@ -22,7 +22,7 @@ from ovd_agent.algorithms.grpo import GRPO
 from ovd_agent.algorithms.ovd import OVD
 from ovd_agent.assemble import assemble
 from ovd_agent.config import EnvironmentConfig, RolloutConfig, TrainConfig
-from ovd_agent.evaluate import evaluate
+from ovd_agent.evaluate import summarise
 from ovd_agent.learner.checkpoint import latest_checkpoint
 from ovd_agent.logs import read_log
 from ovd_agent.lora import LoraConfig
@@ -243,14 +243,22 @@ def test_held_out_play_costs_no_scores_of_a_server(folder, teacher, asked, score
 
 
 def test_grades_of_held_out_play_are_the_same_unscored(folder):
+    """Of one who answers rightly, wrongly and not at all, by turns."""
     graded = []
     for scored in (True, False):
-        config = small(folder, "run", eval_scored=scored)
-        parts = assemble(config)
-        result, played = evaluate(parts.evaluation, parts.held_out)
-        assert any(turn.score for each in played for turn in each.episode.turns) is scored
-        graded.append(result)
+        parts = assemble(small(folder, "run", eval_scored=scored))
+        scenario = parts.evaluation.scenario
+        episodes = scenario.begin(parts.held_out)
+        right = [task.answers[0] for task in parts.held_out]
+        actions = [
+            (f"<answer>{answer}</answer>", "<answer>no</answer>", "well")[place % 3]
+            for place, answer in enumerate(right)
+        ]
+        scenario.advance(episodes, actions)
+        assert any(turn.score for each in episodes for turn in each.turns) is scored
+        graded.append(summarise(episodes))
     assert graded[0] == graded[1]
+    assert 0 < graded[0]["em"] < 1
 
 
 def test_an_adaptive_algorithm_sees_the_whole_update_first(folder):
