@@ -23,7 +23,7 @@ import tyro
 
 from ovd_agent.assemble import checkpoint_path
 from ovd_agent.models import compute_dtype
-from ovd_agent.policies.vllm import CPU_CACHE_GIB, EXTENSION
+from ovd_agent.policies.vllm import CPU_CACHE_GIB, EXTENSION, room_for
 from ovd_envs.errors import OVDError
 
 FEW_CORES = 4
@@ -44,6 +44,8 @@ class Options:
     """Tokens of the longest context."""
     slots: int = 128
     """Sequences at once."""
+    lora_rank: int = 0
+    """Of the adapters that a student takes (`train.py --lora.no-merge`); 0: it takes weights."""
     dtype: str | None = None
     """By default bfloat16 where the processor multiplies in it, else float32."""
 
@@ -62,6 +64,8 @@ def command(options: Options) -> list[str]:
     words += ["--generation-config", "vllm", "--enable-prefix-caching"]
     if options.role == "student":
         words += ["--logprobs-mode", "processed_logprobs", "--worker-extension-cls", EXTENSION]
+    if options.lora_rank:
+        words += ["--enable-lora", "--max-lora-rank", str(room_for(options.lora_rank))]
     return words + ([] if cuda else ["--enforce-eager", *whole_prompts(options.max_length)])
 
 
@@ -79,6 +83,8 @@ def main(options: Options) -> None:
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
     if options.role == "student":
         os.environ["VLLM_SERVER_DEV_MODE"] = "1"
+    if options.lora_rank:
+        os.environ["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
     words = command(options)
     os.execv(words[0], words)
 

@@ -17,7 +17,7 @@ import httpx
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ovd_agent.policies.base import Completion, PolicyUnavailable, Sampling
-from ovd_agent.policies.vllm import check_context, request_options
+from ovd_agent.policies.vllm import ADAPTERS, check_context, request_options
 from ovd_agent.policies.weights import Probe, write_weights
 
 T = TypeVar("T")
@@ -51,17 +51,20 @@ class ServedPolicy:
         *,
         folder: Path,
         max_length: int = 1024,
+        adapters: bool = False,
         try_seconds: float = 120.0,
         total_seconds: float = 300.0,
     ) -> None:
-        """`try_seconds` bounds one request, `total_seconds` one completion with all its tries,
-        and the loading of weights."""
+        """With `adapters` servers are given these alone, without the weights they belong to.
+        `try_seconds` bounds one request, `total_seconds` one completion with all its tries, and the
+        loading of weights."""
         self.servers = [Server(url.rstrip("/").removesuffix("/v1")) for url in urls]
         self.version, self.max_length, self.folder = 0, max_length, folder.resolve()
         self.faults: Counter[str] = Counter()
         """Failed tries by kind: "connection", "timeout", or the HTTP status."""
         self._probe = Probe.of(tokenizer)
         self._seed = 0
+        self._takes_adapters, self._model = adapters, STUDENT
         self._try_seconds, self._total_seconds = try_seconds, total_seconds
         self._home: dict[int, Server] = {}
         self._pending: dict[int, Future[None]] = {}
@@ -79,7 +82,7 @@ class ServedPolicy:
     def submit(self, key: int, context: Sequence[int], sampling: Sampling) -> None:
         check_context(context, self.max_length)
         body = {
-            "model": STUDENT,
+            "model": self._model,
             "prompt": list(context),
             **request_options(self._seed, key, context, sampling, self.max_length),
             "logprobs": 0,
@@ -113,7 +116,8 @@ class ServedPolicy:
         if self._pending:
             raise RuntimeError(f"{len(self._pending)} requests are under way: collect them first")
         expected = self._probe.expected(model)
-        folder = write_weights(model, self.folder, version)
+        folder = write_weights(model, self.folder, version, merged=not self._takes_adapters)
+        self._model = ADAPTERS if self._takes_adapters else STUDENT
         found = self._started(self._publish(str(folder))).result()
         differences = [
             self._probe.check(server.url, expected, logprobs)
@@ -140,7 +144,8 @@ class ServedPolicy:
             failed = server = self._server(key, failed, problem)
             server.in_flight += 1
             try:
-                return self._completion(await self._post(server, "/v1/completions", body))
+                answer = await self._post(server, "/v1/completions", body)
+                return self._completion(answer.json())
             except httpx.TimeoutException:
                 problem = f"no answer in {self._try_seconds:g} s"
                 self.faults["timeout"] += 1
@@ -179,11 +184,10 @@ class ServedPolicy:
 
     async def _post(
         self, server: Server, route: str, body: dict[str, Any], seconds: float | None = None
-    ) -> dict[str, Any]:
+    ) -> httpx.Response:
         limit = seconds or self._try_seconds
         response = await self._client.post(server.url + route, json=body, timeout=limit)
-        response.raise_for_status()
-        return response.json() if response.content else {}
+        return response.raise_for_status()
 
     def _completion(self, answer: dict[str, Any]) -> Completion:
         choice = answer["choices"][0]
@@ -204,23 +208,35 @@ class ServedPolicy:
                     raise result
                 problems.append(f"{server.url}: {type(result).__name__} {result}")
         if not any(server.up for server in self.servers):
+            rank = " --lora-rank RANK" if self._takes_adapters else ""
             raise PolicyUnavailable(
                 f"no server takes the student's weights ({'; '.join(problems)}): start one by"
-                " scripts/serve_model.py --role student"
+                f" scripts/serve_model.py --role student{rank}"
             )
         return [None if isinstance(result, BaseException) else result for result in tried]
 
     async def _take_over(self, server: Server, folder: str) -> list[float]:
-        load = {"method": "load_folder", "args": [folder]}
-        await self._post(server, "/collective_rpc", load, self._total_seconds)
+        await (self._load_adapters if self._takes_adapters else self._load)(server, folder)
         await self._post(server, "/reset_prefix_cache", {})
         body = {
-            "model": STUDENT,
+            "model": self._model,
             "prompt": self._probe.ids,
             "max_tokens": 1,
             "prompt_logprobs": 0,
         }
         answer = await self._post(server, "/v1/completions", body)
-        found = answer["choices"][0]["prompt_logprobs"][1:]
+        found = answer.json()["choices"][0]["prompt_logprobs"][1:]
         ids = self._probe.ids[1:]
         return [place[str(token)]["logprob"] for token, place in zip(ids, found, strict=True)]
+
+    async def _load(self, server: Server, folder: str) -> None:
+        load = {"method": "load_folder", "args": [folder]}
+        await self._post(server, "/collective_rpc", load, self._total_seconds)
+
+    async def _load_adapters(self, server: Server, folder: str) -> None:
+        """Not in place: vLLM would then load them again with every request."""
+        known = await self._client.get(f"{server.url}/v1/models", timeout=self._try_seconds)
+        if any(each["id"] == ADAPTERS for each in known.raise_for_status().json()["data"]):
+            await self._post(server, "/v1/unload_lora_adapter", {"lora_name": ADAPTERS})
+        load = {"lora_name": ADAPTERS, "lora_path": folder}
+        await self._post(server, "/v1/load_lora_adapter", load, self._total_seconds)

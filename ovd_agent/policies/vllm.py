@@ -19,6 +19,10 @@ from ovd_envs.errors import OptionError
 
 EXTENSION = "ovd_agent.policies.vllm_worker.LoadsWeights"
 CPU_CACHE_GIB = "2"
+ADAPTERS = "adapters"
+"""The name under which an engine knows the student's adapters."""
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""The ranks that vLLM makes room for."""
 
 
 class VllmPolicy:
@@ -37,9 +41,11 @@ class VllmPolicy:
         slots: int = 64,
         max_length: int = 1024,
         dtype: torch.dtype = torch.float32,
+        lora_rank: int = 0,
     ) -> None:
         """`model` is a checkpoint's folder or an id on the Hub; `folder` is where weights pass
-        through. Raises OptionError where vLLM is not installed."""
+        through, or with `lora_rank` adapters alone. Raises OptionError where vLLM is not
+        installed."""
         if importlib.util.find_spec("vllm") is None:
             raise OptionError(
                 'policy="vllm" needs vLLM in this environment: make setup-vllm, then run the same'
@@ -64,6 +70,8 @@ class VllmPolicy:
             logprobs_mode="processed_logprobs",
             generation_config="vllm",
             worker_extension_cls=EXTENSION,
+            enable_lora=lora_rank > 0,
+            max_lora_rank=room_for(lora_rank),
         )
         self._engine: Any = self._llm.llm_engine
         self._final: Any = importlib.import_module("vllm.sampling_params").RequestOutputKind
@@ -71,6 +79,7 @@ class VllmPolicy:
         self._probe = Probe.of(tokenizer)
         self._running: set[int] = set()
         self._seed = 0
+        self._takes_adapters, self._adapters = lora_rank > 0, None
 
     def seed(self, seed: int) -> None:
         self._seed = seed
@@ -82,7 +91,8 @@ class VllmPolicy:
             logprobs=0,
             output_kind=self._final.FINAL_ONLY,
         )
-        self._engine.add_request(str(key), {"prompt_token_ids": list(context)}, parameters)
+        prompt = {"prompt_token_ids": list(context)}
+        self._engine.add_request(str(key), prompt, parameters, lora_request=self._adapters)
         self._running.add(key)
 
     def collect(self, at_least: int = 1) -> list[tuple[int, Completion]]:
@@ -104,16 +114,30 @@ class VllmPolicy:
         if self._running:
             raise RuntimeError(f"{len(self._running)} requests are under way: collect them first")
         expected = self._probe.expected(model)
-        folder = write_weights(model, self.folder, version)
-        self._engine.collective_rpc("load_folder", args=(str(folder),))
+        folder = write_weights(model, self.folder, version, merged=not self._takes_adapters)
+        if self._takes_adapters:
+            self._adapters = self._loaded(folder)
+        else:
+            self._engine.collective_rpc("load_folder", args=(str(folder),))
         self._engine.reset_prefix_cache()
         self.version = version
         return {"probe": self._probe.check("vLLM", expected, self._prompt_logprobs())}
 
+    def _loaded(self, folder: Path) -> Any:
+        """What requests say to be answered with the adapters in `folder`. vLLM knows adapters by
+        number, and keeps those of a number that it has loaded."""
+        request: Any = importlib.import_module("vllm.lora.request").LoRARequest
+        number = self._adapters.lora_int_id + 1 if self._adapters else 1
+        adapters = request(ADAPTERS, number, str(folder))
+        self._engine.add_lora(adapters)
+        return adapters
+
     def _prompt_logprobs(self) -> list[float]:
         parameters = self._vllm.SamplingParams(max_tokens=1, prompt_logprobs=0)
         prompt = {"prompt_token_ids": self._probe.ids}
-        [output] = self._llm.generate(prompt, parameters, use_tqdm=False)
+        [output] = self._llm.generate(
+            prompt, parameters, use_tqdm=False, lora_request=self._adapters
+        )
         ids, found = self._probe.ids[1:], output.prompt_logprobs[1:]
         return [place[token].logprob for token, place in zip(ids, found, strict=True)]
 
@@ -122,6 +146,11 @@ class VllmPolicy:
         logprobs = [place[token].logprob for token, place in zip(ids, output.logprobs, strict=True)]
         finish = "stop" if output.finish_reason == "stop" else "length"
         return Completion(ids, logprobs, finish, self.version)
+
+
+def room_for(rank: int) -> int:
+    """The least rank that vLLM makes room for and that is not below `rank`."""
+    return next((each for each in RANKS if each >= rank), rank)
 
 
 def check_context(context: Sequence[int], max_length: int) -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ovd_agent.lora import plain_weights
+from ovd_agent.lora import plain_weights, save_adapters
 from ovd_agent.policies.base import PolicyUnavailable
 
 WEIGHTS_FILE = "model.safetensors"
@@ -26,16 +26,21 @@ _TEXT = (
 )
 
 
-def write_weights(model: PreTrainedModel, folder: Path, version: int) -> Path:
+def write_weights(
+    model: PreTrainedModel, folder: Path, version: int, *, merged: bool = True
+) -> Path:
     """Write `model` to `folder/version-N`, whole or not at all, delete older ones, return its path.
 
-    Weights that are tied are stored once.
+    Weights that are tied are stored once. Adapters are merged, or written alone, as peft does.
     """
     target = folder / f"version-{version}"
     temporary = folder / "unfinished"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    save_file(_once(model), temporary / WEIGHTS_FILE, metadata={"format": "pt"})
+    if merged:
+        save_file(_once(model), temporary / WEIGHTS_FILE, metadata={"format": "pt"})
+    else:
+        save_adapters(model, temporary)
     shutil.rmtree(target, ignore_errors=True)  # of an earlier run
     temporary.replace(target)
     for old in folder.glob("version-*"):

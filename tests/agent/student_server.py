@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
 
 
@@ -29,6 +30,7 @@ class StudentServer(ThreadingHTTPServer):
         self.plan, self.stale, self.lock = plan, stale, threading.Lock()
         self.bodies, self.faults, self.published, self.resets = [], [], [], 0
         self.sockets = []
+        self.base, self.adapters = copy.deepcopy(model), None
         self.dead = False
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -99,6 +101,22 @@ class StudentServer(ThreadingHTTPServer):
             with self.lock:
                 self.model.load_state_dict(load_file(file), strict=False)
 
+    def load_adapters(self, body):
+        """As vLLM, which loads a name only once."""
+        if self.adapters is not None:
+            return 400
+        self.adapters = body["lora_name"]
+        self.published.append(body["lora_path"])
+        adapted = PeftModel.from_pretrained(copy.deepcopy(self.base), body["lora_path"])
+        with self.lock:
+            self.model = adapted.merge_and_unload()
+        return 200
+
+    def unload_adapters(self, body):
+        assert body["lora_name"] == self.adapters
+        self.adapters = None
+        return 200
+
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -110,6 +128,10 @@ class Handler(BaseHTTPRequestHandler):
         with contextlib.suppress(ConnectionError):  # cut by `die`
             super().handle()
 
+    def do_GET(self):
+        names = ["student", *([self.server.adapters] if self.server.adapters else [])]
+        self._send(200, json.dumps({"data": [{"id": name} for name in names]}).encode())
+
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"{}")
         if self.server.dead:
@@ -120,6 +142,10 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/reset_prefix_cache":
             self.server.resets += 1
             self._send(200, json.dumps({"success": True}).encode())
+        elif self.path == "/v1/load_lora_adapter":
+            self._send(self.server.load_adapters(body), b"Success")
+        elif self.path == "/v1/unload_lora_adapter":
+            self._send(self.server.unload_adapters(body), b"Success")
         else:
             self._completion(body)
 

@@ -35,6 +35,13 @@ def test_a_student_takes_weights_and_says_log_probabilities_under_its_temperatur
     assert f"class {name}" in source.read_text()
 
 
+def test_a_student_makes_room_for_adapters_where_it_is_to_take_them(serve_model):
+    assert "--enable-lora" not in serve_model.command(serve_model.Options(model="some/model"))
+    found = flags(serve_model.command(serve_model.Options(model="some/model", lora_rank=4)))
+    assert "--enable-lora" in found
+    assert found["--max-lora-rank"] == "8"  # the next that vLLM has
+
+
 def test_a_teacher_is_served_as_it_is(serve_model):
     found = flags(serve_model.command(serve_model.Options(model="some/model", role="teacher")))
     assert found["--served-model-name"] == "teacher"

@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 
+from ovd_agent.lora import LoraConfig, adapters, add_adapters
 from ovd_agent.policies.base import PolicyUnavailable, Sampling
 from ovd_agent.policies.served import ServedPolicy
 from ovd_agent.policies.torch import TorchPolicy
@@ -152,6 +153,29 @@ def test_published_weights_are_played_with(webqa, student, tokenizer, serve, poo
     there = played(webqa, policy, tokenizer, temperature=0)
     assert ids(there) == ids(played(webqa, here, tokenizer, temperature=0))
     assert {trajectory.version for trajectory in there} == {7}
+
+
+def test_adapters_alone_are_played_with(webqa, student, tokenizer, serve, pool, tmp_path):
+    server = serve()
+    adapted = copy.deepcopy(student)
+    add_adapters(adapted, LoraConfig(4))
+    policy = pool(server, adapters=True)
+    begun = ids(played(webqa, policy, tokenizer, temperature=0))
+    for version in range(3):
+        assert policy.publish(adapted, version)["probe"] < 1e-4
+        here = TorchPolicy(adapted, tokenizer, slots=8, max_length=640)
+        there = ids(played(webqa, policy, tokenizer, temperature=0))
+        assert there == ids(played(webqa, here, tokenizer, temperature=0))
+        assert (there == begun) is (version == 0)
+        assert {body["model"] for body in server.bodies[-8:]} == {"adapters"}
+        with torch.no_grad():
+            for weight in adapters(adapted).values():
+                weight += 0.3 * torch.randn(weight.shape)
+    [folder] = (tmp_path / "w").iterdir()
+    assert {path.name for path in folder.iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
 
 
 @pytest.mark.parametrize("first", [True, False])
