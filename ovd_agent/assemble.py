@@ -107,10 +107,7 @@ def _policy(
     dtype: torch.dtype,
 ) -> TrainedPolicy:
     chosen, folder = config.rollout, config.out / "weights"
-    takes_adapters = config.lora.rank > 0 and not config.lora.merge
     if chosen.policy == "torch":
-        if takes_adapters:
-            raise OptionError("lora.merge=False: expected vLLM as rollout.policy, or URLs of it")
         # Where the processor multiplies in bfloat16, it decodes from a copy half as large.
         played = model if dtype == torch.float32 else _moved(copy.deepcopy(model), dtype)
         return TorchPolicy(played, tokenizer, slots=chosen.slots, max_length=chosen.max_length)
@@ -122,7 +119,7 @@ def _policy(
             slots=chosen.slots,
             max_length=chosen.max_length,
             dtype=dtype,
-            lora_rank=config.lora.rank if takes_adapters else 0,
+            lora_rank=0 if config.lora.merge else config.lora.rank,
         )
     urls = [url.strip() for url in chosen.policy.split(",")]
     if not all(url.startswith(("http://", "https://")) for url in urls):
@@ -131,7 +128,11 @@ def _policy(
             " http://127.0.0.1:8001"
         )
     return ServedPolicy(
-        urls, tokenizer, folder=folder, max_length=chosen.max_length, adapters=takes_adapters
+        urls,
+        tokenizer,
+        folder=folder,
+        max_length=chosen.max_length,
+        adapters=not config.lora.merge,
     )
 
 

@@ -141,6 +141,8 @@ class TrainConfig:
         for name in ("updates", "tasks_per_update", "eval_count", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name}={getattr(self, name)}: expected at least 1")
+        if not self.lora.merge and self.rollout.policy == "torch":
+            raise OptionError("lora.merge=False: expected vLLM, or URLs of it, as rollout.policy")
 
     def chosen(self) -> Algorithm:
         """The algorithm with its options."""

@@ -43,6 +43,8 @@ class LoraConfig:
             raise OptionError(f"rank={self.rank}: expected at least 0, which trains all weights")
         if self.alpha <= 0:
             raise OptionError(f"alpha={self.alpha}: expected more than 0")
+        if not self.rank and not self.merge:
+            raise OptionError("merge=False: expected a rank of adapters, which is 0 here")
 
 
 def add_adapters(model: PreTrainedModel, config: LoraConfig, seed: int = 0) -> None:

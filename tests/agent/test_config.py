@@ -15,6 +15,7 @@ from ovd_agent.lora import LoraConfig
     [
         ({"updates": 0}, "updates=0: expected at least 1"),
         ({"checkpoint_every": 0}, "checkpoint_every=0"),
+        ({"lora": LoraConfig(rank=4, merge=False)}, "lora.merge=False: expected vLLM"),
     ],
 )
 def test_bad_options_are_named(options, said):

@@ -121,7 +121,14 @@ def test_a_policy_that_plays_with_a_copy_takes_the_adapters_over():
     assert torch.equal(logits(policy.model), logits(model))
 
 
-@pytest.mark.parametrize(("options", "message"), [({"rank": -1}, "rank=-1"), ({"alpha": 0}, "alp")])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rank": -1}, "rank=-1"),
+        ({"alpha": 0}, "alpha=0"),
+        ({"merge": False}, "merge=False: expected a rank"),
+    ],
+)
 def test_bad_options_are_named(options, message):
     with pytest.raises(OptionError, match=message):
         LoraConfig(**options)
