@@ -35,8 +35,8 @@ class LoraConfig:
     alpha: float = 32.0
     """What an adapter adds is scaled by alpha / rank."""
     merge: bool = True
-    """Merge adapters into the weights that vLLM is given. Otherwise it is given the adapters alone,
-    a hundredth as much, and samples somewhat slower; start servers with --lora-rank."""
+    """Merge adapters into the weights that vLLM is given. Otherwise it is given the adapters alone;
+    start servers with --lora-rank."""
 
     def __post_init__(self) -> None:
         if self.rank < 0:
