@@ -46,7 +46,7 @@ class Run:
     """Exact match at each evaluation, the last one after training."""
     ledger: Mapping[str, float]
     acceptance: tuple[float, ...]
-    """By update; empty for an algorithm that samples nothing to accept."""
+    """By update; empty for a run that samples nothing to accept, or rejects nothing at all."""
 
     @property
     def em(self) -> float:
@@ -85,12 +85,14 @@ def read_run(folder: Path) -> Run:
         raise OptionError(f"{folder} is not a finished run: it has no summary.json")
     summary: dict[str, Any] = json.loads(path.read_text("utf-8"))
     episodes = read_episodes(folder / "episodes_after.jsonl")
+    accepted = tuple(share for share in summary["acceptance"] if share is not None)
     return Run(
         seed=int(summary["seed"]),
         grades={episode.task.id: episode.exact_match or 0.0 for episode in episodes},
         evaluations=tuple(float(line["em"]) for line in read_log(folder / "eval.jsonl")),
         ledger={name: float(summary[name]) for name in LEDGER},
-        acceptance=tuple(share for share in summary["acceptance"] if share is not None),
+        # GRPO trains on all that it samples, which is no acceptance to draw.
+        acceptance=accepted if any(share < 1 for share in accepted) else (),
     )
 
 

@@ -67,7 +67,7 @@ def _differences(
 def _acceptance(axes: Axes, arms: Mapping[str, Sequence[Run]]) -> None:
     for colour, (name, runs) in zip(_colours(arms), arms.items(), strict=True):
         shares = acceptance(runs)
-        if shares:  # imitation samples nothing to accept
+        if shares:  # others have nothing to accept or to reject
             axes.plot(range(1, len(shares) + 1), shares, color=colour, label=name)
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlabel("update")

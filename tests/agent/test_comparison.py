@@ -5,6 +5,7 @@ import importlib.util
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from ovd_agent.algorithms.ovd import OVD
-from ovd_agent.comparison import Difference, Run, acceptance, difference, grades
+from ovd_agent.comparison import Difference, Run, acceptance, difference, grades, read_run
 from ovd_agent.config import RolloutConfig, TrainConfig
 from ovd_agent.trainer import Trainer
 from ovd_envs.errors import OptionError
@@ -230,3 +231,27 @@ def test_a_run_that_fails_is_named(trained, monkeypatch, capsys):
     monkeypatch.setattr(compare.subprocess, "run", lambda command, check: failed)
     assert compare.main(options) == 2
     assert "arm 'sft', seed 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("code", [130, -signal.SIGINT], ids=["told", "killed while importing"])
+def test_ctrl_c_in_a_run_ends_the_comparison(trained, monkeypatch, capsys, code):
+    options, _ = trained
+    ended = []
+
+    def run_script(command, check):
+        ended.append(command)
+        return subprocess.CompletedProcess(command, code)
+
+    monkeypatch.setattr(compare.subprocess, "run", run_script)
+    assert compare.main(options) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert len(ended) == 1
+
+
+def test_a_run_that_rejects_nothing_has_no_curve_of_acceptance(real, tmp_path):
+    shutil.copytree(real, tmp_path / "run")
+    path = tmp_path / "run/summary.json"
+    summary = json.loads(path.read_text())
+    for shares, drawn in (([1.0, 1.0], ()), ([1.0, 0.5], (1.0, 0.5)), ([None, None], ())):
+        path.write_text(json.dumps(summary | {"acceptance": shares}))
+        assert read_run(tmp_path / "run").acceptance == drawn
