@@ -106,12 +106,13 @@ class OracleTeacher:
         """What it thinks, then the tag and the content of its action."""
         task, chain = episode.task, _chain(episode.task)
         asked = {normalize(turn.content) for turn in episode.turns if turn.kind == "search"}
-        queries = _chain_queries(episode, asked) if chain else self._queries(episode)
+        known = _known(chain, episode, asked)
+        missing = _ways(chain[known]) if known < len(chain) else []
+        queries = missing if chain else self._queries(episode)
         query = next((query for query in queries if normalize(query) not in asked), None)
         if query is None or self._left(episode) <= 1:
             thought = f"{chain[-1]['query']} is {task.answers[0]}" if chain else self._cite(episode)
             return thought if self.thinks_aloud else "", "answer", task.answers[0]
-        known = _known(chain, episode, asked)
         return _plan(chain, known) if self.thinks_aloud else "", "search", query
 
     def _queries(self, episode: Episode) -> list[str]:
@@ -190,12 +191,18 @@ def _chain(task: Task) -> list[Link]:
 
 def _read(task: Task, turns: Sequence[Turn]) -> set[str]:
     """Ids of the passages that were read; a piece that is gold stands for its passage."""
-    return {_name(document, task) for turn in turns for document in turn.documents}
+    found = [document for turn in turns for document in turn.documents]
+    if not task.supporting:
+        return {document.id for document in found}
+    return {_gold_id(document, task) or document.id for document in found}
 
 
-def _name(document: Document, task: Task) -> str:
-    gold = _gold_id(document, task) if task.supporting else None
-    return gold or document.id
+def _gold_read(task: Task, turns: Sequence[Turn], read: set[str]) -> set[str]:
+    """Which of the passages that were read in these turns are gold."""
+    if task.supporting:
+        return read.intersection(task.supporting)
+    found = [document for turn in turns for document in turn.documents if document.id in read]
+    return {document.id for document in found if _says(document, task.answers)}
 
 
 def _gold_id(document: Document, task: Task) -> str | None:
@@ -213,15 +220,8 @@ def _says(document: Document, answers: Sequence[str]) -> bool:
 
 
 def _all_read(task: Task, turns: Sequence[Turn], read: set[str]) -> bool:
-    if task.supporting:
-        return read.issuperset(task.supporting)
-    return any(_says(document, task.answers) for turn in turns for document in turn.documents)
-
-
-def _chain_queries(episode: Episode, asked: set[str]) -> list[str]:
-    chain = _chain(episode.task)
-    known = _known(chain, episode, asked)
-    return _ways(chain[known]) if known < len(chain) else []
+    gold = _gold_read(task, turns, read)
+    return bool(gold) and gold.issuperset(task.supporting)
 
 
 def _ways(link: Link) -> list[str]:
@@ -274,9 +274,9 @@ def _judge_search(request: ScoreRequest) -> Verdict:
     if any(earlier.kind == "search" and normalize(earlier.content) == query for earlier in before):
         return 1, "Repeats an earlier query."
     read = _read(task, before)
-    new = [document for document in turn.documents if _name(document, task) not in read]
+    new = _read(task, [turn]) - read
     if not _all_read(task, before, read):
-        gold = {_gold_id(document, task) for document in new} - {None}
+        gold = _gold_read(task, [turn], new)
         link = next((link for link in _chain(task) if link["passage"] not in read), None)
         if gold and (link is None or link["passage"] in gold):
             return 9, "Brings the next passage that is needed."
@@ -290,7 +290,7 @@ def _judge_search(request: ScoreRequest) -> Verdict:
         return 3, "Everything needed had been read: this search was not."
     if not new:
         return 2, "Brings nothing new."
-    if _content_words(query) & _content_words(normalize(task.prompt)):
+    if not _content_words(task.prompt).isdisjoint(query.split()):
         return 4, "New passages on the topic, none of them needed."
     return 3, "New passages, off the topic."
 
@@ -301,7 +301,7 @@ _EMPTY_WORDS = frozenset(_FUNCTION_WORDS.split())
 
 @lru_cache(maxsize=4096)  # a question is asked of every search for its answer
 def _content_words(text: str) -> frozenset[str]:
-    return frozenset(text.split()) - _EMPTY_WORDS
+    return frozenset(normalize(text).split()) - _EMPTY_WORDS
 
 
 def _judge_answer(request: ScoreRequest) -> Verdict:
