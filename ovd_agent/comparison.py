@@ -46,7 +46,7 @@ class Run:
     """Exact match at each evaluation, the last one after training."""
     ledger: Mapping[str, float]
     acceptance: tuple[float, ...]
-    """By update; empty for a run that samples nothing to accept, or rejects nothing at all."""
+    """By update; empty for a run that samples nothing to accept."""
 
     @property
     def em(self) -> float:
@@ -91,8 +91,7 @@ def read_run(folder: Path) -> Run:
         grades={episode.task.id: episode.exact_match or 0.0 for episode in episodes},
         evaluations=tuple(float(line["em"]) for line in read_log(folder / "eval.jsonl")),
         ledger={name: float(summary[name]) for name in LEDGER},
-        # GRPO trains on all that it samples, which is no acceptance to draw.
-        acceptance=accepted if any(share < 1 for share in accepted) else (),
+        acceptance=accepted,
     )
 
 
@@ -109,7 +108,10 @@ def grades(runs: Sequence[Run]) -> Floats:
 
 
 def acceptance(runs: Sequence[Run]) -> list[float]:
-    """α by update, the mean over runs; as long as the shortest of them."""
+    """α by update, the mean over runs; as long as the shortest of them. Empty where nothing is
+    rejected by any: GRPO trains on all that it samples, which is no acceptance to draw."""
+    if all(share == 1 for run in runs for share in run.acceptance):
+        return []
     shortest = min(len(run.acceptance) for run in runs)
     return np.mean([run.acceptance[:shortest] for run in runs], axis=0).tolist()
 

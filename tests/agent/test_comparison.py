@@ -99,6 +99,12 @@ def test_acceptance_is_the_mean_over_runs_as_far_as_all_of_them_went():
     assert acceptance([run([1.0])]) == []
 
 
+def test_only_an_arm_that_rejects_nothing_has_no_curve_of_acceptance():
+    all_of_it, some_of_it = (replace(run([1.0]), acceptance=a) for a in ((1.0, 1.0), (1.0, 0.5)))
+    assert acceptance([all_of_it, all_of_it]) == []
+    assert acceptance([all_of_it, some_of_it]) == [1.0, 0.75]
+
+
 def test_runs_of_other_questions_are_not_compared():
     other = Run(1, {"a": 1.0, "c": 0.0}, (0.5,), {}, ())
     with pytest.raises(OptionError, match="seed 1 was evaluated on other questions than seed 0"):
@@ -248,10 +254,10 @@ def test_ctrl_c_in_a_run_ends_the_comparison(trained, monkeypatch, capsys, code)
     assert len(ended) == 1
 
 
-def test_a_run_that_rejects_nothing_has_no_curve_of_acceptance(real, tmp_path):
+def test_updates_that_sampled_nothing_are_no_part_of_the_acceptance(real, tmp_path):
     shutil.copytree(real, tmp_path / "run")
     path = tmp_path / "run/summary.json"
     summary = json.loads(path.read_text())
-    for shares, drawn in (([1.0, 1.0], ()), ([1.0, 0.5], (1.0, 0.5)), ([None, None], ())):
+    for shares, kept in (([1.0, 0.5], (1.0, 0.5)), ([None, None], ())):
         path.write_text(json.dumps(summary | {"acceptance": shares}))
-        assert read_run(tmp_path / "run").acceptance == drawn
+        assert read_run(tmp_path / "run").acceptance == kept
