@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ovd_envs.episode import Episode
+from ovd_envs.episode import Episode, Task
 from ovd_envs.teachers.base import ScoreRequest
 from retrieval_index.documents import Document
 
-VERSION = "2"
+VERSION = "3"
 Messages = list[dict[str, str]]
 
 # To say what the fence is for made a small model grade everything lower, and no harder to fool.
@@ -21,9 +21,10 @@ _JUDGE = "You grade one step of a student. Reply with one digit from 0 to {best}
 # small model sets the grades apart (docs/models.md has what was tried).
 _RUBRICS = {
     "search": """\
-{best}: the search brought a new fact that the question needs
-{half}: it brought something new, but nothing that the question needs
-{poor}: it brought nothing new""",
+{best}: a new passage says so
+{good}: a new passage names what leads to it
+{fair}: the new passages are only on the topic
+{poor}: the new passages are about something else, or there are none""",
     "answer": """\
 {best}: {right}, and a passage says so
 {good}: {right}, but no passage says so
@@ -77,16 +78,27 @@ def score_messages(request: ScoreRequest, *, shows_answer: bool) -> Messages:
     rubric = _RUBRICS[kind].format(
         best=best,
         good=round(best * 2 / 3),
-        half=(best + 1) // 2,
-        poor=max(1, best // 9),
+        fair=round(best / 3),
+        poor=int(best > 2),
         right="the same as the right answer" if shows_answer else "right",
         wrong="not the right answer" if shows_answer else "wrong",
     )
-    parts.append(f"Grade this step.\n{rubric}\n{_FOR_TALK}")
+    parts.append(f"{_wish(kind, task, shows_answer)}\n{rubric}\n{_FOR_TALK}")
     return [
         {"role": "system", "content": _JUDGE.format(best=best)},
         {"role": "user", "content": "\n\n".join(parts)},
     ]
+
+
+def _wish(kind: str, task: Task, shows_answer: bool) -> str:
+    """What is to be graded. Only in a question of its own, with all of the task said again in it,
+    does a small model tell passages that help from passages on the topic."""
+    if kind != "search":
+        return "Grade this step."
+    if not shows_answer:
+        return f'Grade this step: do the new passages answer "{task.prompt}"?'
+    right = f'the answer to "{task.prompt}" is "{task.answers[0]}"'
+    return f"Grade this step: do the new passages show that {right}?"
 
 
 def play_messages(episode: Episode) -> Messages:

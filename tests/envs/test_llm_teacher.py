@@ -270,6 +270,23 @@ def test_the_answer_is_told_only_if_asked():
     )
 
 
+def test_a_search_is_graded_by_what_it_shows_of_this_question():
+    step = request(kind="search")
+    for shows, said in ((True, 'the answer to "who?" is "Ada"?'), (False, 'answer "who?"?')):
+        user = score_messages(step, shows_answer=shows)[1]["content"]
+        assert f"Grade this step: do the new passages {'show that ' * shows}{said}" in user
+
+
+@pytest.mark.parametrize("levels", range(2, 11))
+@pytest.mark.parametrize("kind", ["search", "answer", "think"])
+def test_no_line_of_a_rubric_gives_more_than_the_one_above(levels, kind):
+    user = score_messages(request(levels=levels, kind=kind), shows_answer=True)[1]["content"]
+    marks = [int(mark) for mark in re.findall(r"^(\d): ", user, re.MULTILINE)]
+    assert marks == sorted(marks, reverse=True)
+    assert (marks[0], marks[-1]) == (levels - 1, 0)
+    assert marks[0] > marks[-2]  # the worst step that is not mere talk
+
+
 def test_a_step_is_asked_about_alike_during_and_after_the_episode():
     during = request()
     longer = Episode(
