@@ -53,6 +53,12 @@ def exact_match(answer: str, answers: Sequence[str]) -> float:
     return float(any(given == normalize(gold) for gold in answers))
 
 
+def mentions(text: str, answers: Sequence[str]) -> bool:
+    """Whether a text holds one of `answers`, as whole words after normalisation."""
+    words = f" {normalize(text)} "
+    return any(f" {normalize(answer)} " in words for answer in answers)
+
+
 def f1_score(answer: str, answers: Sequence[str]) -> float:
     """The best token F1 of `answer` against any of `answers`."""
     given = normalize(answer).split()

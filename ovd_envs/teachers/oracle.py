@@ -52,7 +52,7 @@ from ovd_envs.episode import Episode, Task, Turn, VerbalScore
 from ovd_envs.errors import TaskError
 from ovd_envs.grammar import parse_action, tagged
 from ovd_envs.mathematics import Equation, find_equations
-from ovd_envs.rewards import normalize
+from ovd_envs.rewards import mentions, normalize
 from ovd_envs.teachers.base import ScoreRequest
 from retrieval_index.documents import Document
 
@@ -215,8 +215,7 @@ def _gold_id(document: Document, task: Task) -> str | None:
 
 
 def _says(document: Document, answers: Sequence[str]) -> bool:
-    text = f" {normalize(f'{document.title} {document.text}')} "
-    return any(f" {normalize(answer)} " in text for answer in answers)
+    return mentions(f"{document.title} {document.text}", answers)
 
 
 def _all_read(task: Task, turns: Sequence[Turn], read: set[str]) -> bool:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 
 from ovd_envs.episode import Episode, Task
+from ovd_envs.rewards import mentions
 from ovd_envs.teachers.base import ScoreRequest
 from retrieval_index.documents import Document
 
@@ -22,7 +23,7 @@ _JUDGE = "You grade one step of a student. Reply with one digit from 0 to {best}
 _RUBRICS = {
     "search": """\
 {best}: a new passage says so
-{good}: a new passage names what leads to it
+{useful}: a new passage names what leads to it
 {fair}: the new passages are only on the topic
 {poor}: the new passages are about something else, or there are none""",
     "answer": """\
@@ -73,12 +74,18 @@ def score_messages(request: ScoreRequest, *, shows_answer: bool) -> Messages:
     if turn.kind == "search":
         new = [document for document in turn.documents if document.id not in read]
         parts.append(f"New passages:\n{_passages(new)}")
+        # Small models overlook words in long passages; this they need not judge.
+        if shows_answer and any(
+            mentions(f"{each.title} {each.text}", task.answers) for each in new
+        ):
+            parts.append("The right answer stands in the new passages.")
     kind = "result" if turn.kind == "answer" and not searches else turn.kind
     best = request.levels - 1
     rubric = _RUBRICS[kind].format(
         best=best,
         good=round(best * 2 / 3),
-        fair=round(best / 3),
+        useful=round(best * 7 / 9),
+        fair=round(best * 4 / 9),
         poor=int(best > 2),
         right="the same as the right answer" if shows_answer else "right",
         wrong="not the right answer" if shows_answer else "wrong",

@@ -17,6 +17,7 @@ from ovd_envs.episode import Episode, Task, Turn
 from ovd_envs.errors import OptionError, TeacherUnavailable
 from ovd_envs.teachers.base import ScoreRequest, Teacher
 from ovd_envs.teachers.prompts import play_messages, score_messages, whole_action
+from retrieval_index.documents import Document
 
 pytest.importorskip("openai", reason='pip install -e ".[teacher]"')
 pytest.importorskip("diskcache", reason='pip install -e ".[teacher]"')
@@ -272,6 +273,14 @@ def test_the_answer_is_told_only_if_asked():
 
 def test_a_search_is_graded_by_what_it_shows_of_this_question():
     step = request(kind="search")
+    told = "The right answer stands in the new passages."
+    for text, shows, stands in (
+        ("An Ada.", True, True),
+        ("Adam", True, False),
+        ("Ada", False, False),
+    ):
+        step.turn.documents = (Document("d", "Who", text),)
+        assert (told in score_messages(step, shows_answer=shows)[1]["content"]) == stands
     for shows, said in ((True, 'the answer to "who?" is "Ada"?'), (False, 'answer "who?"?')):
         user = score_messages(step, shows_answer=shows)[1]["content"]
         assert f"Grade this step: do the new passages {'show that ' * shows}{said}" in user

@@ -17,7 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovd_envs import rewards
-from ovd_envs.rewards import exact_match, f1_score, math_equal, normalize, parse_number
+from ovd_envs.rewards import (
+    exact_match,
+    f1_score,
+    math_equal,
+    mentions,
+    normalize,
+    parse_number,
+)
 
 ROOT = Path(__file__).parents[2]
 TOWER = r"9^{9^{9^{9^{9}}}}"  # more digits than there are atoms: to compute it never ends
@@ -301,3 +308,17 @@ def test_a_forked_process_has_a_worker_of_its_own() -> None:
             assert rewards._verifier._process.poll() is None
     """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize(
+    ("text", "answers", "there"),
+    [
+        ("It was built in 1911.", ["1911"], True),
+        ("It was built in 1911.", ["191", "11"], False),
+        ("by The  Tower, the poem", ["a tower"], True),
+        ("nothing of it", ["x", "Nothing"], True),
+        ("anything", [], False),
+    ],
+)
+def test_a_text_mentions_whole_words(text, answers, there):
+    assert mentions(text, answers) == there
