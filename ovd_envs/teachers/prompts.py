@@ -1,6 +1,7 @@
 """What a language model is told when it teaches. A change of words is a change of VERSION.
 
-The student's own text stands between marks that are taken out of it, so that it cannot end them.
+The student's own text stands between marks that are taken out of it, so that it cannot end them. Of
+a search the judge reads what it brought and not its words, which so cannot talk the judge up.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ _RUBRICS = {
 {best}: a new passage says so
 {useful}: a new passage names what leads to it
 {fair}: the new passages are only on the topic
-{poor}: the new passages are about something else, or there are none""",
+{poor}: the new passages are about something else
+0: there are none""",
     "answer": """\
 {best}: {right}, and a passage says so
 {good}: {right}, but no passage says so
@@ -69,16 +71,16 @@ def score_messages(request: ScoreRequest, *, shows_answer: bool) -> Messages:
     else:
         steps = [_fenced(earlier.content) for earlier in before]
         parts.append("Steps before:\n" + ("\n".join(steps) or "none"))
-    wrote = turn.action if turn.kind == "invalid" else turn.content
-    parts.append(f"{_WROTE[turn.kind]}: {_fenced(wrote)}")
     if turn.kind == "search":
         new = [document for document in turn.documents if document.id not in read]
-        parts.append(f"New passages:\n{_passages(new)}")
+        passages = _passages(new)
+        parts.append(f"New passages:\n{passages}")
         # Small models overlook words in long passages; this they need not judge.
-        if shows_answer and any(
-            mentions(f"{each.title} {each.text}", task.answers) for each in new
-        ):
+        if shows_answer and mentions(passages, task.answers):
             parts.append("The right answer stands in the new passages.")
+    else:
+        wrote = turn.action if turn.kind == "invalid" else turn.content
+        parts.append(f"{_WROTE[turn.kind]}: {_fenced(wrote)}")
     kind = "result" if turn.kind == "answer" and not searches else turn.kind
     best = request.levels - 1
     rubric = _RUBRICS[kind].format(
@@ -90,7 +92,8 @@ def score_messages(request: ScoreRequest, *, shows_answer: bool) -> Messages:
         right="the same as the right answer" if shows_answer else "right",
         wrong="not the right answer" if shows_answer else "wrong",
     )
-    parts.append(f"{_wish(kind, task, shows_answer)}\n{rubric}\n{_FOR_TALK}")
+    lines = [_wish(kind, task, shows_answer), rubric]
+    parts.append("\n".join(lines if kind == "search" else [*lines, _FOR_TALK]))
     return [
         {"role": "system", "content": _JUDGE.format(best=best)},
         {"role": "user", "content": "\n\n".join(parts)},
@@ -125,7 +128,6 @@ def play_messages(episode: Episode) -> Messages:
 
 _MARKS = re.compile(r"<{2,}|>{2,}")
 _WROTE = {
-    "search": "The student searched for",
     "answer": "The student answered",
     "think": "The student thought",
     "invalid": "The student wrote, which is no action",

@@ -271,6 +271,11 @@ def test_the_answer_is_told_only_if_asked():
     )
 
 
+def test_the_words_of_a_search_cannot_talk_its_judge_up():
+    asked = [score_messages(request(text, kind="search"), shows_answer=True) for text in "xy"]
+    assert asked[0] == asked[1]
+
+
 def test_a_search_is_graded_by_what_it_shows_of_this_question():
     step = request(kind="search")
     told = "The right answer stands in the new passages."
