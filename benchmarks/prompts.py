@@ -129,7 +129,9 @@ def examples(request: ScoreRequest) -> Messages:
     """After three graded examples: good, bad, and of an answer one that asks for a high grade."""
     system, user = _shipped(request)
     kind = "answer" if request.turn.kind == "answer" else "search"
+    task = request.episode.task
     rubric = user["content"][user["content"].index("Grade this step") :]
+    rubric = rubric.replace(task.prompt, HERON_ASKED).replace(task.answers[0], "1911")
     shown: Messages = []
     for wrote, grade in EXAMPLES[kind]:
         shown.append({"role": "user", "content": f"{wrote}\n\n{rubric}"})
@@ -137,7 +139,8 @@ def examples(request: ScoreRequest) -> Messages:
     return [system, *shown, user]
 
 
-ASKED = "Question: When was the Blue Heron built?\n\nRight answer: 1911\n\nPassages read before:\n"
+HERON_ASKED = "When was the Blue Heron built?"
+ASKED = f"Question: {HERON_ASKED}\n\nRight answer: 1911\n\nPassages read before:\n"
 HERON = "Blue Heron: The Blue Heron was built in 1911."
 CASTLE = "Lund Castle: Lund Castle was burnt in 1702."
 ANSWERED = "\n\nThe student answered: <<<{}>>>"
