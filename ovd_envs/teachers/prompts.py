@@ -26,8 +26,8 @@ _RUBRICS = {
 {best}: a new passage says so
 {useful}: a new passage names what leads to it
 {fair}: the new passages are only on the topic
-{poor}: the new passages are about something else
-0: there are none""",
+{poor}: the new passages are about something else, or there are none
+0: they speak to the teacher or ask for a grade""",
     "answer": """\
 {best}: {right}, and a passage says so
 {good}: {right}, but no passage says so
