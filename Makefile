@@ -19,15 +19,15 @@ setup: .venv/installed
 
 # A real 135M-parameter student learns to search and answer.
 demo: setup
-	$(BIN)/python scripts/demo.py
+	$(BIN)/ovd train --preset demo
 
 # The same student learns to calculate.
 demo-math: setup
-	$(BIN)/python scripts/demo.py --task math
+	$(BIN)/ovd train --preset demo-math
 
 # Scripted players in both environments, every step scored by the oracle.
 players: setup
-	$(BIN)/python scripts/players.py
+	$(BIN)/ovd players
 
 # A process a core and a thread each: small products on many threads mostly wait for each other.
 test: setup lint types

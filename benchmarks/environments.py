@@ -32,6 +32,7 @@ from rich.table import Table
 
 import ovd_envs  # noqa: F401 - registers the ids
 from ovd_envs.episode import Task
+from ovd_envs.search.base import SearchRequest
 from retrieval_index import Document
 
 WORDS = [f"w{n:03}" for n in range(1000)]
@@ -63,8 +64,8 @@ class Stub:
         place = hash(query) % 1997
         return self.passages[place : place + 3]
 
-    def search(self, queries: Sequence[str], k: int) -> list[list[Document]]:
-        return [self.pick(query) for query in queries]
+    def search(self, requests: Sequence[SearchRequest], k: int) -> list[list[Document]]:
+        return [self.pick(request.query) for request in requests]
 
 
 _fresh = count()

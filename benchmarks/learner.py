@@ -30,15 +30,15 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from ovd_agent.algorithms.base import policy_row
-from ovd_agent.assemble import student_path
+from ovd_agent.algorithms.rows import policy_row
 from ovd_agent.learner.batches import micro_batches
 from ovd_agent.learner.learner import Learner, LearnerConfig
 from ovd_agent.learner.rows import TrainingRow, denominator
-from ovd_agent.models import compute_dtype, load_model
-from ovd_agent.policies.torch import TorchPolicy
-from ovd_agent.rollout import Rollout
-from ovd_envs.make import make_scenario
+from ovd_agent.losses import loss_components
+from ovd_agent.models import compute_dtype, load_model, student_path
+from ovd_agent.policies.torch_policy import TorchPolicy
+from ovd_agent.rollouts.rollout import Rollout
+from ovd_envs.registry import make_scenario
 
 Loop = Literal["ovd", "padded, full logits"]
 LOOPS: tuple[Loop, ...] = ("ovd", "padded, full logits")
@@ -64,10 +64,13 @@ class Options:
     """Default: a file of results named by the precision."""
 
 
+LOSSES = loss_components()
+
+
 def sampled_rows(options: Options) -> list[TrainingRow]:
     """Rows of sampled episodes; advantages of both signs, so that every token has a gradient."""
     model, tokenizer = load_model(student_path(options.student))
-    scenario, tasks = make_scenario("ovd/WebQA-v0", hops=[1, 2], top_k=1, max_turns=3)
+    scenario, tasks = make_scenario("ovd/WebQA-v0", max_invalid=None)
     played = [task for task in tasks[: options.tasks] for _ in range(options.samples)]
     policy = TorchPolicy(model, tokenizer, slots=len(played), max_length=448, seed=options.seed)
     rollout = Rollout(scenario, policy, tokenizer, len(played), 448, max_new_tokens=44)
@@ -115,7 +118,7 @@ def padded_step(
 def padded_backward(model: Any, rows: Sequence[TrainingRow], rows_at_once: int) -> None:
     """The clipped policy gradient of the rows, as one writes it first."""
     model.zero_grad(set_to_none=True)
-    divisor = denominator(rows, "tokens")
+    divisor = denominator(rows, LOSSES, "tokens")
     for start in range(0, len(rows), rows_at_once):
         batch = rows[start : start + rows_at_once]
         longest = max(len(row.ids) for row in batch)
@@ -125,8 +128,8 @@ def padded_backward(model: Any, rows: Sequence[TrainingRow], rows_at_once: int) 
             size = len(row.ids)
             ids[place, :size] = torch.tensor(row.ids)
             mask[place, :size] = 1
-            weights[place, :size] = torch.from_numpy(row.pg * row.advantage)
-            old[place, :size] = torch.from_numpy(row.behaviour)
+            weights[place, :size] = torch.from_numpy(row.stream("pg") * row.stream("advantage"))
+            old[place, :size] = torch.from_numpy(row.stream("behaviour")).nan_to_num()
         with torch.autocast("cpu", DTYPE, enabled=AUTOCAST):
             logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         every = logits[:, :-1].float().log_softmax(-1)
@@ -143,7 +146,7 @@ def fewer_products(rows: Sequence[TrainingRow], options: Options) -> float:
     head = cast(nn.Linear, model.get_output_embeddings())
     linear = (module for module in model.modules() if isinstance(module, nn.Linear))
     trunk = sum(module.weight.numel() for module in linear if module is not head)
-    batches = list(micro_batches(rows, denominator(rows, "tokens"), options.token_budget))
+    batches = list(micro_batches(rows, LOSSES, 1.0, options.token_budget))
     read = sum(len(batch.prefix) + batch.input_ids.numel() for batch in batches)
     predicted = sum(len(batch.targets) for batch in batches)
     lengths = [len(row.ids) for row in rows]

@@ -1,6 +1,6 @@
 """How much a student learns, over seeds: `python benchmarks/learning.py --task qa --seeds 0 1 2`.
 
-Runs `scripts/demo.py` for each seed, in runs/learning, and writes held-out EM before and
+Runs `ovd train --preset demo` for each seed, in runs/learning, and writes held-out EM before and
 after, acceptance and the ledger to benchmarks/results. A run that was stopped goes on where it was,
 one that is finished is read, and seeds that were recorded before stay in the table.
 """
@@ -23,7 +23,6 @@ from rich.table import Table
 
 from ovd_agent.models import compute_dtype
 
-ROOT = Path(__file__).parents[1]
 KEPT = (
     *("em_before", "em_after", "acceptance", "seconds", "updates", "threads", "precision"),
     *("student_tokens", "teacher_tokens", "score_calls", "demonstrations"),
@@ -53,7 +52,8 @@ def main(config: Learning) -> None:
     for seed in config.seeds:
         out = config.runs / f"{name}-{seed}"
         if not (out / "summary.json").exists():
-            command = [sys.executable, str(ROOT / "scripts/demo.py"), "--task", config.task]
+            preset = "demo" if config.task == "qa" else "demo-math"
+            command = [sys.executable, "-m", "ovd_agent.cli.main", "train", "--preset", preset]
             command += ["--seed", str(seed), "--out", str(out)]
             command += ["--updates", str(config.updates)] if config.updates else []
             subprocess.run(command, check=True)

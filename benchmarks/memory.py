@@ -31,10 +31,9 @@ from record import RESULTS, surroundings, write_record
 from rich.console import Console
 from rich.table import Table
 
-from ovd_agent.assemble import student_path
 from ovd_agent.learner.learner import Learner, LearnerConfig
 from ovd_agent.learner.rows import TrainingRow
-from ovd_agent.models import load_model
+from ovd_agent.models import load_model, student_path
 
 Way = Literal["scores", "scores, padded loop", "top 16 logits", "all logits"]
 WAYS: tuple[Way, ...] = ("scores", "scores, padded loop", "top 16 logits", "all logits")
@@ -96,13 +95,13 @@ def measure(way: Way, options: Options, rows: list[TrainingRow], folder: Path) -
 
 def scored_steps(rows: Sequence[TrainingRow]) -> int:
     """Steps that were scored: runs of tokens that the student wrote."""
-    wrote = [np.flatnonzero(row.pg != 0) for row in rows]
+    wrote = [np.flatnonzero(row.has("pg")) for row in rows]
     return sum(1 + int((np.diff(places) > 1).sum()) for places in wrote if len(places))
 
 
 def distil_backward(model: Any, rows: Sequence[TrainingRow], kept: Kept, rows_at_once: int) -> None:
     """The cross-entropy to the teacher's distribution on the tokens that the student wrote."""
-    total = sum(int((row.pg != 0).sum()) for row in rows)
+    total = sum(int((row.has("pg")).sum()) for row in rows)
     for start in range(0, len(rows), rows_at_once):
         batch = rows[start : start + rows_at_once]
         longest = max(len(row.ids) for row in batch)
@@ -114,7 +113,7 @@ def distil_backward(model: Any, rows: Sequence[TrainingRow], kept: Kept, rows_at
         loss = torch.zeros(())
         for place, row in enumerate(batch):
             values, chosen = kept[start + place]
-            wrote = torch.from_numpy(np.flatnonzero(row.pg != 0)) - 1
+            wrote = torch.from_numpy(np.flatnonzero(row.has("pg"))) - 1
             wanted = torch.from_numpy(values)[wrote].softmax(-1)
             said = every[place, wrote]
             if chosen is not None:

@@ -22,10 +22,10 @@ from rich.console import Console
 from rich.table import Table
 
 from ovd_agent.models import load_model
-from ovd_agent.policies.torch import TorchPolicy
-from ovd_agent.rollout import Rollout
-from ovd_envs.episode import Episode, VerbalScore
-from ovd_envs.make import make_scenario
+from ovd_agent.policies.torch_policy import TorchPolicy
+from ovd_agent.rollouts.rollout import Rollout
+from ovd_envs.episode import VerbalScore
+from ovd_envs.registry import make_scenario
 from ovd_envs.teachers.base import ScoreRequest
 
 
@@ -52,15 +52,12 @@ class SlowTeacher:
         time.sleep(self.delay)
         return [VerbalScore(5, 5.0, "", "slow")] * len(requests)
 
-    def act(self, episodes: Sequence[Episode]) -> list[str]:
-        raise NotImplementedError
-
 
 def main(options: Options) -> None:
     model, tokenizer = load_model(options.student)
     teacher = SlowTeacher(options.delay_ms)
     scenario, tasks = make_scenario(
-        "ovd/WebQA-v0", top_k=1, max_turns=3, count=options.episodes, teacher=teacher
+        "ovd/WebQA-v0", max_invalid=None, count=options.episodes, teacher=teacher
     )
     policy = TorchPolicy(model, tokenizer, slots=options.slots, max_length=1024)
     rates: dict[str, list[float]] = {"in turn": [], "overlapped": []}

@@ -27,24 +27,18 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).parents[1]
-WORLD = ("--environment.world-seed", "1")
-COMMON = (
-    *("--updates", "8", "--tasks-per-update", "16", "--ovd.samples", "2"),
-    *("--learner.decay-steps", "32", "--rollout.max-new-tokens", "38"),
-    *("--environment.max-invalid", "1", "--eval-count", "1", "--checkpoint-every", "100"),
-)
+WORLD = ("--env.world-seed", "1")
+COMMON = (*("--updates", "8", "--eval-count", "1", "--checkpoint-every", "100"),)
+BASELINE, LOSS = "--algorithm.advantage.baseline", "--algorithm.demonstration-loss"
 LONGER = ("--rollout.max-new-tokens", "44")
 VARIANTS: dict[str, tuple[str, ...]] = {
-    "none": ("--ovd.statistics", "none"),
-    "student": ("--ovd.statistics", "student"),
-    "student-44": ("--ovd.statistics", "student", *LONGER),
-    "no-pg-44": ("--ovd.statistics", "student", "--ovd.policy-weight", "0", *LONGER),
-    "shaped": ("--ovd.statistics", "none", "--ovd.enter", "shaped"),
-    "ratio-one": ("--ovd.statistics", "student", "--ovd.enter", "ratio_one"),
-    "literal": (
-        *("--ovd.statistics", "mixture", "--ovd.enter", "ratio_one"),
-        *("--ovd.divide-by-std", "--learner.learning-rate", "1e-4"),
-    ),
+    "none": (BASELINE, "none"),
+    "student": (BASELINE, "student"),
+    "student-44": (BASELINE, "student", *LONGER),
+    "no-pg-44": (BASELINE, "student", "--algorithm.policy.weight", "0", *LONGER),
+    "shaped": (BASELINE, "none", LOSS, "shaped"),
+    "ratio-one": (BASELINE, "student", LOSS, "ratio_one"),
+    "literal": (BASELINE, "mixture", LOSS, "ratio_one", "--algorithm.advantage.divide-by-std"),
 }
 """What differs from `COMMON`; a later option wins over an earlier one."""
 

@@ -23,15 +23,13 @@ from record import RESULTS, surroundings, write_record
 from rich.console import Console
 from rich.table import Table
 
-from ovd_agent.config import EnvironmentConfig
-from ovd_envs.calibration import KindCalibration, calibrate, known_steps
+from ovd_envs.calibration.calibrate import KindCalibration, calibrate, known_steps
 from ovd_envs.episode import Episode, VerbalScore
-from ovd_envs.make import make_scenario
+from ovd_envs.registry import make_scenario
 from ovd_envs.teachers.base import ScoreRequest, Teacher
-from ovd_envs.teachers.llm import LLMOptions, LLMTeacher, ScorePrompt
-from ovd_envs.teachers.prompts import VERSION, Messages, score_messages
-
-WORLD = EnvironmentConfig(world_seed=2, max_invalid=1)
+from ovd_envs.teachers.llm.prompts import VERSION, Messages, score_messages
+from ovd_envs.teachers.llm.teacher import LLMOptions, LLMTeacher, ScorePrompt
+from retrieval_index.options import plain as as_json
 
 
 @dataclass(frozen=True)
@@ -47,16 +45,25 @@ class Options:
     """By default all."""
     per_kind: int = 40
     injections: int = 12
-    environment: EnvironmentConfig = WORLD
-    """Where the steps come from, on tasks of the test split."""
+    world_seed: int = 2
+    """Which generated questions the steps come from, where no `tasks` are given."""
+    tasks: Path | None = None
+    search: str | None = None
+    """The index of `tasks`."""
     count: int = 300
     """Episodes that the steps are taken from."""
     out: Path = RESULTS / "prompts.json"
 
 
 def main(options: Options) -> None:
-    what = options.environment.options("ovd/WebQA-v0", "test", options.count)
-    scenario, tasks = make_scenario("ovd/WebQA-v0", **what)
+    scenario, tasks = make_scenario(
+        "ovd/WebQA-v0",
+        split="test",
+        count=options.count,
+        world_seed=options.world_seed,
+        tasks=options.tasks,
+        search=options.search,
+    )
     steps = known_steps(scenario, tasks[: options.count], options.per_kind, seed=0)
     steps = [step for step in steps if step.kind in ("search", "answer")]
     found: dict[str, list[KindCalibration]] = {}
@@ -70,7 +77,7 @@ def main(options: Options) -> None:
         "model": options.name,
         "prompt": VERSION,
         "per_kind": options.per_kind,
-        "environment": asdict(options.environment),
+        "environment": as_json(scenario.options),
         "tries": {name: [asdict(kind) for kind in kinds] for name, kinds in found.items()},
     }
     write_record(options.out, record | surroundings(["torch", "transformers"]))

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ovd_envs.episode import Episode, Task
-from ovd_envs.make import make_scenario
+from ovd_envs.registry import make_scenario
 from ovd_envs.tasks.files import load_tasks
 from retrieval_index import build_index
 
@@ -59,11 +59,13 @@ def main(options: Options) -> int:
         for corpus, name in QUESTIONS.items():
             tasks = sample(DATA / "qa" / name, options)
             index = build_index(DATA / f"corpora/{corpus}.jsonl.gz", Path(folder) / corpus)
-            scenario, _ = make_scenario("ovd/WebQA-v0", tasks=tasks, search=index)
+            scenario, _ = make_scenario(
+                "ovd/WebQA-v0", tasks=tasks, search=index, max_turns=5, top_k=3
+            )
             results[name] = describe(scenario.demonstrate(tasks))
     for name in PROBLEMS:
         tasks = sample(DATA / "math" / name, options)
-        scenario, _ = make_scenario("ovd/Math-v0", tasks=tasks)
+        scenario, _ = make_scenario("ovd/Math-v0", tasks=tasks, max_turns=8)
         results[name] = describe(scenario.demonstrate(tasks))
     show(results)
     record = {"count": options.count, "seed": options.seed, "results": results}

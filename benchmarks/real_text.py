@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ovd_envs.episode import Episode, Task, read_episodes
-from ovd_envs.rewards import normalize
+from ovd_envs.grading.text import normalize
 from ovd_envs.tasks.files import load_tasks
 from retrieval_index import build_index
 from retrieval_index.corpus import read_corpus, split_passages
@@ -49,18 +49,14 @@ HELD_OUT = {
     "2Wiki": "2wikimultihopqa_101.jsonl",
 }
 WORDS = 100
-COMMON = (
-    *("--environment.top-k", "1", "--environment.max-invalid", "1"),
-    *("--rollout.max-new-tokens", "56", "--rollout.max-length", "640"),
-)
+COMMON = (*("--rollout.max-new-tokens", "56", "--rollout.max-length", "640"),)
 UPDATES = 10
 TRAINING = (
-    *("--updates", str(UPDATES), "--learner.decay-steps", str(4 * UPDATES)),
-    *("--tasks-per-update", "16", "--eval-count", "1", "--environment.max-turns", "2"),
-    *("--demonstrations.least-score", "7"),
+    *("--updates", str(UPDATES), "--eval-count", "1", "--env.max-turns", "2"),
+    *("--demonstrations.min-score", "7"),
 )
 ARMS = {
-    "ovd": ("--algorithm", "ovd", "--ovd.samples", "2", "--ovd.statistics", "none"),
+    "ovd": ("--algorithm", "ovd"),
     "sft": ("--algorithm", "sft"),
 }
 
@@ -146,10 +142,10 @@ def write_lines(path: Path, rows: Iterator[dict[str, Any]]) -> None:
 
 def call(script: str, options: Options, held: str, *more: str, out: Path) -> None:
     """One of scripts/, on the questions `held`."""
-    places = ("--environment.search", str(options.runs / "index"))
-    places += ("--environment.tasks", str(questions(options.runs, "train")))
+    places = ("--search", str(options.runs / "index"))
+    places += ("--env.tasks", str(questions(options.runs, "train")))
     tested = "SQuAD dev" if held == "train" else held
-    places += ("--environment.eval-tasks", str(questions(options.runs, tested)))
+    places += ("--eval-tasks", str(questions(options.runs, tested)))
     command = [sys.executable, str(ROOT / f"scripts/{script}.py"), "--out", str(out)]
     subprocess.run([*command, *places, *COMMON, *more], check=True)
 

@@ -30,15 +30,14 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ovd_agent.assemble import checkpoint_path, student_path
-from ovd_agent.models import compute_dtype, load_model
+from ovd_agent.models import checkpoint_path, compute_dtype, load_model, student_path
 from ovd_agent.policies.base import TrainedPolicy
 from ovd_agent.policies.served import ServedPolicy
-from ovd_agent.policies.torch import TorchPolicy
-from ovd_agent.policies.vllm import VllmPolicy
-from ovd_agent.rollout import Rollout, encode, encode_prompt
+from ovd_agent.policies.torch_policy import TorchPolicy
+from ovd_agent.policies.vllm_policy import VllmPolicy
+from ovd_agent.rollouts.rollout import Rollout, encode, encode_prompt
 from ovd_envs.episode import Task
-from ovd_envs.make import make_scenario
+from ovd_envs.registry import make_scenario
 from ovd_envs.scenario import Scenario
 
 DTYPE = compute_dtype(torch.device("cpu"))
@@ -67,7 +66,7 @@ def main(options: Options) -> None:
     model, tokenizer = load_model(student_path(options.student))
     move: Any = model.to
     move(DTYPE)
-    scenario, tasks = make_scenario("ovd/WebQA-v0", hops=[1, 2], top_k=1, max_turns=3)
+    scenario, tasks = make_scenario("ovd/WebQA-v0", max_invalid=None)
     played = [task for task in tasks[: options.tasks] for _ in range(options.samples)]
     own = TorchPolicy(model, tokenizer, slots=len(played), max_length=options.max_length)
     policies: dict[str, TrainedPolicy] = {"ovd": own}

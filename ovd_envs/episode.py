@@ -91,6 +91,8 @@ class Episode:
     f1: float | None = None
     grade_source: str | None = None
     """How the answer was compared: "text", "number", "math-verify", or "timeout" if that hung."""
+    rubric: str = ""
+    """The scenario's name for what makes a step good."""
 
     @property
     def done(self) -> bool:
@@ -106,6 +108,12 @@ class Episode:
         """The verbal scores of its steps, in order, without the missing ones."""
         scores = (turn.score.level for turn in self.turns if turn.score)
         return [level for level in scores if level is not None]
+
+    @property
+    def expected_scores(self) -> list[float]:
+        """The teacher's expected scores of its steps, in order, without the missing ones."""
+        scores = (turn.score.expected for turn in self.turns if turn.score)
+        return [score for score in scores if score is not None]
 
     def to_json(self) -> str:
         """One line of ASCII JSON: even a lone surrogate in an action survives the trip."""
@@ -135,7 +143,7 @@ def _episode_json(episode: Episode) -> str:
         f'"terminated": {_truth(episode.terminated)}, "truncated": {_truth(episode.truncated)}, '
         f'"end_reason": {_name(episode.end_reason)}, '
         f'"exact_match": {_number(episode.exact_match)}, "f1": {_number(episode.f1)}, '
-        f'"grade_source": {_name(episode.grade_source)}}}'
+        f'"grade_source": {_name(episode.grade_source)}, "rubric": {json_text(episode.rubric)}}}'
     )
 
 

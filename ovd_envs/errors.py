@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from retrieval_index.errors import OptionError, OVDError
+
 if TYPE_CHECKING:
     from ovd_envs.episode import Turn
 
-
-class OVDError(Exception):
-    """The common base, so that a command line can tell a mistake from a bug."""
-
-
-class OptionError(OVDError, ValueError):
-    """An option, or the combination of options, makes no sense."""
+__all__ = [
+    "EpisodeOverError",
+    "OVDError",
+    "OptionError",
+    "SearchUnavailable",
+    "ServiceUnavailable",
+    "TaskError",
+    "TeacherUnavailable",
+]
 
 
 class TaskError(OVDError, ValueError):

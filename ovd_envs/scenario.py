@@ -10,12 +10,14 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from pathlib import Path
+from typing import Any, Literal, Self
 
 from ovd_envs.episode import EndReason, Episode, Task, Turn, VerbalScore
 from ovd_envs.errors import EpisodeOverError, OptionError, ServiceUnavailable, TeacherUnavailable
 from ovd_envs.grammar import Action, parse_action
-from ovd_envs.teachers.base import ScoreRequest, Teacher
+from ovd_envs.teachers import DEFAULT_TEACHER
+from ovd_envs.teachers.base import Demonstrator, Judge, ScoreRequest
 from retrieval_index.documents import Document
 
 RewardMode = Literal["outcome", "verbal", "mixed"]
@@ -39,27 +41,41 @@ class Grade:
     source: str = "text"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """The options that all scenarios share.
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options that all environments share; each environment adds its own in a subclass.
 
-    `reward`: "outcome" pays the grade on the last step, "verbal" pays level/(levels-1) on every
-    step, "mixed" pays outcome + verbal/max_turns. `outcome` says which grade that is.
-    `max_invalid`: so many actions that cannot be read end an episode; None lets it go on.
-    `on_error`: what happens to an episode whose search engine or teacher fails. "raise" leaves it
-    as it was and raises; "mark" truncates it with `end_reason="infrastructure"` and no reward.
+    An option is declared here or there, with its one default, and nowhere else.
     """
 
+    tasks: str | Path | Sequence[Task] | None = None
+    """A JSON Lines file of tasks (or, in Python, a list of them), instead of generated ones."""
+    split: Literal["train", "test"] = "train"
+    """Which generated tasks; the two splits share none."""
+    count: int = 2000
+    """Number of generated tasks."""
+    teacher: Any = DEFAULT_TEACHER
+    """Who scores each step: a name, module:Class, or an object; None for no scores."""
     reward: RewardMode = "outcome"
+    """"outcome" pays the grade on the last step, "verbal" pays level/(levels-1) on every step,
+    "mixed" pays outcome + verbal/max_turns."""
     outcome: Outcome = "exact_match"
-    max_turns: int = 5
-    max_invalid: int | None = None
+    """Which grade the outcome pays."""
+    max_turns: int = 3
+    """An episode is truncated after this many turns."""
+    max_invalid: int | None = 1
+    """End the episode after this many invalid actions. Each invalid action still uses one turn."""
     max_chars: int = 100_000
+    """An episode whose text is longer is truncated."""
     score_levels: int = 10
+    """Verbal scores run from 0 to one less."""
     on_error: OnError = "raise"
+    """What happens to an episode whose search engine or teacher fails: "raise" leaves it as it was
+    and raises; "mark" truncates it with end_reason "infrastructure" and no reward."""
 
     def __post_init__(self) -> None:
         choices = {
+            "split": ("train", "test"),
             "reward": ("outcome", "verbal", "mixed"),
             "outcome": ("exact_match", "f1"),
             "on_error": ("raise", "mark"),
@@ -68,35 +84,41 @@ class Rules:
             if getattr(self, name) not in known:
                 expected = f"expected one of {', '.join(known)}"
                 raise OptionError(f"{name}={getattr(self, name)!r}: {expected}")
-        least_of = {"max_turns": 1, "max_invalid": 1, "max_chars": 1, "score_levels": 2}
-        for name, least in least_of.items():
+        minima = {"max_turns": 1, "max_invalid": 1, "max_chars": 1, "score_levels": 2, "count": 1}
+        for name, minimum in minima.items():
             value = getattr(self, name)
             if name == "max_invalid" and value is None:
                 continue
-            if type(value) is not int or value < least:
-                raise OptionError(f"{name}={value!r}: expected an integer, at least {least}")
+            if type(value) is not int or value < minimum:
+                raise OptionError(f"{name}={value!r}: expected an integer, at least {minimum}")
 
 
 class Scenario(ABC):
-    """The common part of all scenarios; subclasses say how to prompt, parse, respond and grade."""
+    """The common part of all scenarios; subclasses say how to prompt, parse, respond and grade.
+
+    A scenario holds no state of an episode: what has happened stands in the Episode alone, so that
+    an episode can be resumed at any turn (`resume`) by anyone (`play_on`).
+    """
 
     stop_strings: tuple[str, ...]
     """A student's turn ends with the first of these."""
+    rubric: str
+    """What makes a step good, by name, for teachers that judge several kinds of scenario."""
 
-    def __init__(self, rules: Rules, teacher: Teacher | None) -> None:
-        if rules.reward != "outcome" and teacher is None:
-            raise OptionError(f"reward={rules.reward!r} needs a teacher, such as teacher='oracle'")
-        self.rules = rules
+    def __init__(self, options: Options, teacher: Judge | None) -> None:
+        if options.reward != "outcome" and teacher is None:
+            raise OptionError(f"reward={options.reward!r} needs a teacher: expected one, not None")
+        self.options = options
         self.teacher = teacher
 
     def __deepcopy__(self, memo: object) -> Scenario:
-        """Itself: rules do not change, and an index or a teacher is not to be copied."""
+        """Itself: options do not change, and an index or a teacher is not to be copied."""
         return self
 
     def unscored(self) -> Self:
         """The same scenario without its teacher, paying the outcome."""
         other = copy.copy(self)
-        other.teacher, other.rules = None, replace(self.rules, reward="outcome")
+        other.teacher, other.options = None, replace(self.options, reward="outcome")
         return other
 
     @abstractmethod
@@ -117,7 +139,7 @@ class Scenario(ABC):
     def begin(self, tasks: Sequence[Task], seeds: Sequence[int] | None = None) -> list[Episode]:
         """Start an episode for each task."""
         return [
-            Episode(task, self.prompt(task), seed)
+            Episode(task, self.prompt(task), seed, rubric=self.rubric)
             for task, seed in zip(tasks, seeds or [0] * len(tasks), strict=True)
         ]
 
@@ -159,15 +181,31 @@ class Scenario(ABC):
             if reason != "infrastructure":
                 episode.exact_match, episode.f1 = 0.0, 0.0
 
+    def resume(self, episode: Episode, turn: int) -> Episode:
+        """A copy of an episode as it stood before turn `turn` (from 0), ready to be played on.
+
+        Raises OptionError if it has fewer turns.
+        """
+        if not 0 <= turn <= len(episode.turns):
+            raise OptionError(f"turn={turn}: expected 0 to {len(episode.turns)}, the turns it has")
+        kept = [replace(each) for each in episode.turns[:turn]]
+        return Episode(episode.task, episode.prompt, episode.seed, kept, rubric=episode.rubric)
+
+    def play_on(self, episodes: Sequence[Episode], actor: Demonstrator) -> None:
+        """Let `actor` play all running episodes to their end, together."""
+        while running := [episode for episode in episodes if not episode.done]:
+            self.advance(running, actor.act(running))
+
     def demonstrate(
         self, tasks: Sequence[Task], seeds: Sequence[int] | None = None
     ) -> list[Episode]:
         """The teacher's own play of the tasks, in this very scenario."""
-        if self.teacher is None:
-            raise OptionError("a demonstration needs a teacher: pass teacher='oracle' or your own")
+        if not isinstance(self.teacher, Demonstrator):
+            raise OptionError(
+                "a demonstration needs a teacher with a method act(episodes): pass such a teacher"
+            )
         episodes = self.begin(tasks, seeds)
-        while running := [episode for episode in episodes if not episode.done]:
-            self.advance(running, self.teacher.act(running))
+        self.play_on(episodes, self.teacher)
         return episodes
 
     def replay(self, episode: Episode) -> Episode:
@@ -186,12 +224,12 @@ class Scenario(ABC):
             episode.terminated, episode.end_reason = True, "answered"
             episode.exact_match, episode.f1 = grade.exact_match, grade.f1
             episode.grade_source = grade.source
-        elif turn.kind == "invalid" and _invalid(episode) == self.rules.max_invalid:
+        elif turn.kind == "invalid" and _invalid(episode) == self.options.max_invalid:
             episode.terminated, episode.end_reason = True, "invalid_limit"
             episode.exact_match, episode.f1 = 0.0, 0.0
-        elif len(episode.turns) >= self.rules.max_turns:
+        elif len(episode.turns) >= self.options.max_turns:
             self.truncate(episode, "turn_limit")
-        elif _length(episode) > self.rules.max_chars:
+        elif _length(episode) > self.options.max_chars:
             self.truncate(episode, "length_limit")
 
     def _score(
@@ -205,7 +243,7 @@ class Scenario(ABC):
         if self.teacher is None or not places:
             return {}
         requests = [
-            ScoreRequest(episodes[place], len(episodes[place].turns) - 1, self.rules.score_levels)
+            ScoreRequest(episodes[place], len(episodes[place].turns) - 1, self.options.score_levels)
             for place in places
         ]
         try:
@@ -217,28 +255,28 @@ class Scenario(ABC):
         found: dict[int, ServiceUnavailable] = {}
         for place, score in zip(places, scores, strict=True):
             turns[place].score = score
-            if score.level is None and self.rules.reward != "outcome":
+            if score.level is None and self.options.reward != "outcome":
                 found[place] = TeacherUnavailable(f"the teacher gave no score: {score.rationale}")
         return found
 
-    def _asked(self, teacher: Teacher, requests: Sequence[ScoreRequest]) -> list[VerbalScore]:
+    def _asked(self, teacher: Judge, requests: Sequence[ScoreRequest]) -> list[VerbalScore]:
         scores = teacher.score(requests)
         if len(scores) != len(requests):
             raise ValueError(f"{len(scores)} scores came for {len(requests)} steps")
         for score in scores:
-            if score.level is not None and not 0 <= score.level < self.rules.score_levels:
-                levels = f"expected 0 to {self.rules.score_levels - 1}"
+            if score.level is not None and not 0 <= score.level < self.options.score_levels:
+                levels = f"expected 0 to {self.options.score_levels - 1}"
                 raise ValueError(f"score {score.level} from {score.source!r}: {levels}")
         return scores
 
     def _reward(self, episode: Episode, turn: Turn) -> float:
-        rules = self.rules
-        grade = episode.f1 if rules.outcome == "f1" else episode.exact_match
+        options = self.options
+        grade = episode.f1 if options.outcome == "f1" else episode.exact_match
         outcome = (grade or 0.0) if episode.done else 0.0
-        if rules.reward == "outcome" or turn.score is None or turn.score.level is None:
+        if options.reward == "outcome" or turn.score is None or turn.score.level is None:
             return outcome
-        verbal = turn.score.level / (rules.score_levels - 1)
-        return verbal if rules.reward == "verbal" else outcome + verbal / rules.max_turns
+        verbal = turn.score.level / (options.score_levels - 1)
+        return verbal if options.reward == "verbal" else outcome + verbal / options.max_turns
 
     def _settle(
         self,
@@ -249,7 +287,7 @@ class Scenario(ABC):
         """Take the failed places back, then mark or raise."""
         for place in faults:
             _take_back(episodes[place], turns[place])
-        if self.rules.on_error == "raise":
+        if self.options.on_error == "raise":
             fault = next(iter(faults.values()))
             done = {place: turn for place, turn in enumerate(turns) if place not in faults}
             task = episodes[min(faults)].task.id

@@ -13,41 +13,38 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from ovd_envs.env import (
-    NO_REWARD,
-    Info,
-    TaskDrawer,
-    as_text,
-    check_options,
-    check_parts,
-    render_episode,
-    reset_info,
-    step_info,
-)
+from ovd_envs.checks import as_text, check_options, check_parts
 from ovd_envs.episode import Episode, Task
 from ovd_envs.errors import ServiceUnavailable
-from ovd_envs.make import make_scenario
+from ovd_envs.info import NO_REWARD, Info, reset_info, step_info
+from ovd_envs.registry import made
+from ovd_envs.render import render_episode
 from ovd_envs.scenario import Scenario
 from ovd_envs.spaces import ACTION_FORMS, UnicodeText
+from ovd_envs.tasks.order import TaskDrawer
 
 
 def make_vector_env(
     env_id: str,
+    scenario: Any,
+    options_type: Any,
     num_envs: int = 1,
     render_mode: str | None = None,
     autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
     max_episode_steps: int | None = None,
     **options: Any,
 ) -> TextVectorEnv:
-    """The entry point of `gymnasium.make_vec`; `options` are those of `make_scenario`.
+    """The entry point of `gymnasium.make_vec`; `options` are those of the environment.
 
     `max_episode_steps`, Gymnasium's name for it, is `max_turns`.
     """
     if max_episode_steps is not None:
         options = {**options, "max_turns": max_episode_steps}
-    scenario, tasks = make_scenario(env_id, **options)
     return TextVectorEnv(
-        scenario, tasks, num_envs, render_mode=render_mode, autoreset_mode=autoreset_mode
+        *made(env_id, scenario, options_type, options),
+        num_envs,
+        render_mode=render_mode,
+        autoreset_mode=autoreset_mode,
     )
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval_index.errors import REBUILD, EncoderError, MissingPackageError
+from retrieval_index.precision import multiplies_in_bfloat16
 
 Vectors = NDArray[np.float32]
 """[n, dimension], every row of length 1."""
@@ -68,23 +69,11 @@ def precision_of(encoder: Encoder) -> Precision:
     return encoder.precision if isinstance(encoder, SentenceTransformerEncoder) else "float32"
 
 
-def multiplies_in_bfloat16(device_type: str) -> bool:
-    """Whether matrix products in bfloat16 are fast on "cpu" or "cuda"; a processor without
-    instructions for it emulates them, slower by far."""
-    import torch
-
-    if device_type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    flags = _CPU.read_text() if _CPU.exists() else ""
-    return "avx512_bf16" in flags or "amx_bf16" in flags
-
-
 def without_surrogates(text: str) -> str:
     """Lone surrogates, which JSON can bring and no tokenizer takes, become question marks."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-_CPU = Path("/proc/cpuinfo")
 _WORD = re.compile(r"\w{1,32}")
 """Longer runs are cut, since a word costs memory for each of its n-grams."""
 _BUCKETS = 2**18

@@ -3,8 +3,16 @@
 REBUILD = "delete the index folder and build it again"
 
 
-class RetrievalError(ValueError):
-    """The common base, so that a command line can tell a mistake from a bug."""
+class OVDError(Exception):
+    """The base of every error of the suite: a command prints its message and ends with status 2."""
+
+
+class OptionError(OVDError, ValueError):
+    """An option, or a combination of options, is invalid."""
+
+
+class RetrievalError(OVDError, ValueError):
+    """The base of the errors of an index."""
 
 
 class CorpusError(RetrievalError):

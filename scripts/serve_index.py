@@ -1,55 +1,8 @@
-"""Serve an index over HTTP.
-
-python scripts/serve_index.py --index my_index
-"""
-
-from __future__ import annotations
+"""`ovd index serve`, for those who have a checkout."""
 
 import sys
-from dataclasses import dataclass, field
-from pathlib import Path
 
-import tyro
-
-from retrieval_index.errors import MissingPackageError, RetrievalError
-from retrieval_index.manifest import live_generation
-
-try:
-    import uvicorn
-
-    from retrieval_index.serving.app import ServerOptions, make_app
-except ImportError as error:
-    sys.exit(str(MissingPackageError(error.name or "fastapi", "serving an index", "serve")))
-
-
-@dataclass
-class Options:
-    """Answer searches at /retrieve, in the dialects of Search-R1, SkyRL, rLLM and gem."""
-
-    index: Path
-    """An index folder; a generation that is committed later is switched to at once."""
-    host: str = "127.0.0.1"
-    """Only this machine can reach it, unless you say 0.0.0.0."""
-    port: int = 8000
-    server: ServerOptions = field(default_factory=ServerOptions)
-
-
-def main() -> int:
-    options = tyro.cli(Options, description=__doc__)
-    try:
-        if live_generation(options.index) is None:
-            raise RetrievalError(
-                f"{options.index} holds no index; make one: python scripts/build_index.py"
-                f" --corpus passages.jsonl --out {options.index}"
-            )
-    except RetrievalError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(f"{options.index} at http://{options.host}:{options.port}/ (search page) and /retrieve")
-    app = make_app(options.index, options.server)
-    uvicorn.run(app, host=options.host, port=options.port, log_level="warning")
-    return 0
-
+from ovd_agent.cli.main import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run("ovd_agent.cli.index_serve"))

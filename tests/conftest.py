@@ -10,9 +10,9 @@ import pytest
 from hypothesis import settings
 
 from ovd_envs.episode import Episode, Task, VerbalScore
-from ovd_envs.scenario import Rules
+from ovd_envs.scenarios.webqa import WebQA, WebQAOptions
+from ovd_envs.search.base import SearchRequest
 from ovd_envs.teachers.base import ScoreRequest
-from ovd_envs.webqa import WebQA
 from retrieval_index.documents import Document
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test waits for a network
@@ -27,9 +27,9 @@ class DictSearch:
         self.passages = passages
         self.calls: list[int] = []
 
-    def search(self, queries: Sequence[str], k: int) -> list[list[Document]]:
-        self.calls.append(len(queries))
-        return [self.passages.get(query, [])[:k] for query in queries]
+    def search(self, requests: Sequence[SearchRequest], k: int) -> list[list[Document]]:
+        self.calls.append(len(requests))
+        return [self.passages.get(request.query, [])[:k] for request in requests]
 
 
 class RuleTeacher:
@@ -86,8 +86,9 @@ def webqa(search: DictSearch, teacher: RuleTeacher) -> Callable[..., WebQA]:
     """Make a WebQA scenario over the tiny world."""
 
     def make(**options: Any) -> WebQA:
-        engine, top_k = options.pop("search", search), options.pop("top_k", 3)
+        engine = options.pop("search", search)
         chosen = options.pop("teacher", teacher)
-        return WebQA(Rules(**{"max_turns": 4, **options}), chosen, engine, top_k)
+        defaults = {"max_turns": 4, "max_invalid": None, "top_k": 3}
+        return WebQA(WebQAOptions(**{**defaults, **options}), chosen, engine)
 
     return make

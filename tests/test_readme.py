@@ -37,7 +37,7 @@ def test_the_training_example_runs_with_a_tiny_student_and_your_own_algorithm(
     (algorithm,) = [block for block in BLOCKS if "class BestOfN" in block]
     small = """
 from dataclasses import replace
-from ovd_agent.config import EnvironmentConfig, RolloutConfig
+from ovd_agent import RolloutConfig
 rollout = RolloutConfig(max_new_tokens=4, max_length=900, slots=8)
 config = replace(
     config, student="tiny", updates=1, eval_count=2, tasks_per_update=2, rollout=rollout
@@ -45,8 +45,9 @@ config = replace(
 """
     head, tail = training.split("summary =")
     assert "->" in run(f"{head}{small}summary ={tail}", tmp_path)
-    own = f"{algorithm}{head}{small}config = replace(config, out=Path('own'))\n"
-    assert "1" in run(f"{own}print(Trainer(config, BestOfN(2)).run()['updates'])", tmp_path)
+    own = "config = replace(config, out=Path('own'), algorithm=BestOfN(2))\n"
+    own = f"{algorithm}{head}{small}{own}"
+    assert "1" in run(f"{own}print(Trainer(config).run()['updates'])", tmp_path)
 
 
 def test_links_lead_somewhere() -> None:

@@ -1,1 +1,32 @@
-"""Algorithms: groups of trajectories to training rows."""
+"""Algorithms by name. A package adds its own by the entry-point group `ovd.algorithms`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ovd_agent.algorithms.base import Algorithm
+from ovd_envs.errors import OptionError
+from retrieval_index.registry import Choice, Registry
+
+ALGORITHMS: Registry[Algorithm] = Registry("algorithm", "ovd.algorithms")
+DEFAULT_ALGORITHM = "ovd"
+
+
+def _itself(algorithm: Algorithm) -> Algorithm:
+    return algorithm
+
+
+for _name, _class in ((DEFAULT_ALGORITHM, "OVD"), ("grpo", "GRPO"), ("sft", "SFT")):
+    ALGORITHMS.register(_name, _itself, f"ovd_agent.algorithms.{_name}:{_class}")
+
+
+def choose_algorithm(given: Any) -> Choice[Algorithm]:
+    """An algorithm given by name, `module:Class`, mapping or as an object. Raises OptionError."""
+    choice = ALGORITHMS.choose(given)
+    algorithm: Any = choice.build()
+    if not callable(getattr(algorithm, "rows", None)) or not hasattr(algorithm, "needs"):
+        raise OptionError(
+            f"algorithm={given!r:.100}: expected `needs` and a method rows(group, context), as in"
+            " ovd_agent/algorithms/base.py"
+        )
+    return choice

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ovd_agent.trajectory import Trajectory
+from ovd_agent.rollouts.trajectory import Trajectory
 
 EPSILON = 1e-4
 
@@ -32,14 +32,14 @@ def group_advantages(
     return (centred / (reference.std() + EPSILON) if divide_by_std else centred).tolist()
 
 
-def score_to_go(trajectory: Trajectory, levels: int) -> list[float]:
+def score_to_go(trajectory: Trajectory, score_levels: int) -> list[float]:
     """For each turn the mean verbal score from there on, scaled to [0, 1]; turns without a score
     count as the mean of the others."""
     scores = [
         turn.score.expected if turn.score and turn.score.expected is not None else np.nan
         for turn in trajectory.episode.turns
     ]
-    known = np.asarray(scores, dtype=np.float64) / (levels - 1)
+    known = np.asarray(scores, dtype=np.float64) / (score_levels - 1)
     if np.isnan(known).all():
         return [0.0] * len(scores)
     known = np.where(np.isnan(known), np.nanmean(known), known)

@@ -1,90 +1,111 @@
-"""What an algorithm is, and the rows that algorithms share."""
+"""What an algorithm is: it turns the group of trajectories of a task into training rows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
+from transformers import PreTrainedTokenizerBase
 
-from ovd_agent.group import Group
+from ovd_agent.learner.references import Wants
 from ovd_agent.learner.rows import TrainingRow
-from ovd_agent.trajectory import Trajectory
+from ovd_agent.losses.base import LossComponent
+from ovd_agent.rollouts.group import Group
+from ovd_agent.rollouts.trajectory import Trajectory
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What an algorithm asks for before it makes rows. Nothing else is computed.
+
+    `samples`: trajectories that the student plays of each task. `references`: frozen models by
+    name, and what they measure of the rows; "start" is the student as the run began.
+    """
+
+    samples: int = 0
+    references: Mapping[str, Wants] = field(default_factory=dict[str, Wants])
+
+
+@dataclass(slots=True)
+class Context:
+    """The update that rows are made for: its number, of how many, counted from 0; the highest score
+    plus one; the student's tokenizer. `log` adds a figure of the algorithm's own to the run's log.
+    """
+
+    update: int
+    updates: int
+    score_levels: int
+    tokenizer: PreTrainedTokenizerBase
+    figures: dict[str, float] = field(default_factory=dict[str, float])
+
+    def log(self, name: str, value: float) -> None:
+        self.figures[name] = value
 
 
 class Algorithm(Protocol):
-    """`samples` student trajectories are played per task; then `demonstrations` says how many
-    of the teacher's are wanted; then `rows` gets both."""
+    """A frozen dataclass, whose fields are its options.
+
+    It may also have any method of `Demonstrated`, `Adaptive`, `WithLosses`, `Checked`, `Advises`
+    and `Stateful`.
+    """
 
     @property
-    def samples(self) -> int: ...
+    def needs(self) -> Needs: ...
 
-    def demonstrations(self, samples: Sequence[Trajectory]) -> int: ...
+    def rows(self, group: Group, context: Context) -> list[TrainingRow]: ...
 
-    def rows(self, group: Group) -> list[TrainingRow]: ...
+
+@runtime_checkable
+class Demonstrated(Protocol):
+    """An algorithm that asks the teacher for demonstrations."""
+
+    def demonstrations(self, samples: Sequence[Trajectory]) -> int:
+        """How many demonstrations it wants of a task, given the student's samples of it."""
+        ...
 
 
 @runtime_checkable
 class Adaptive(Protocol):
     """An algorithm that looks at all samples of an update before it decides about any."""
 
-    def adapted(self, samples: Sequence[Trajectory]) -> Algorithm:
+    def adapted(self, samples: Sequence[Trajectory], context: Context) -> Algorithm:
         """The algorithm for this update alone."""
         ...
 
 
-def policy_row(
-    trajectory: Trajectory, advantages: Sequence[float], *, weight: float = 1.0, kl: float = 0.0
-) -> TrainingRow:
-    """A student's row: the tokens of its k-th turn carry the k-th advantage."""
-    row = _row(trajectory)
-    row.behaviour = np.asarray(trajectory.logprobs, dtype=np.float32)
-    for segment in trajectory.written:
-        span = slice(segment.start, segment.end)
-        row.pg[span], row.kl[span] = weight, kl
-        row.advantage[span] = advantages[segment.turn]
-    return row
+@runtime_checkable
+class WithLosses(Protocol):
+    """An algorithm that sets options of loss components, or brings its own."""
+
+    @property
+    def losses(self) -> Sequence[LossComponent]: ...
 
 
-def imitation_row(trajectory: Trajectory, weight: float = 1.0) -> TrainingRow:
-    """A demonstration's row: cross-entropy on every token the teacher wrote."""
-    row = _row(trajectory)
-    for segment in trajectory.written:
-        row.ce[segment.start : segment.end] = weight
-    return row
+@runtime_checkable
+class Checked(Protocol):
+    """An algorithm whose options depend on the scale of the scores."""
+
+    def check(self, score_levels: int) -> None:
+        """Raise OptionError where they do not fit."""
+        ...
 
 
-def ratio_one_row(trajectory: Trajectory, advantage: float, weight: float = 1.0) -> TrainingRow:
-    """A demonstration under the policy gradient: nobody sampled it from the student, so its
-    ratio is 1 and its gradient A·∇log π."""
-    row = _row(trajectory)
-    for segment in trajectory.written:
-        row.pg[segment.start : segment.end] = weight
-        row.advantage[segment.start : segment.end] = advantage
-    return row
+@runtime_checkable
+class Advises(Protocol):
+    """An algorithm that knows what a run's figures may warn of."""
+
+    def advice(self, metrics: Mapping[str, Any], score_levels: int) -> str | None: ...
 
 
-def shaped_row(trajectory: Trajectory, weight: float = 1.0) -> TrainingRow:
-    """A demonstration with the objective p / (p + 0.1) on every token: tokens that the student
-    finds unlikely pull hardest, hopeless ones hardly (LUFFY, arXiv 2504.14945)."""
-    row = _row(trajectory)
-    for segment in trajectory.written:
-        row.shaped[segment.start : segment.end] = weight
-    return row
+@runtime_checkable
+class Stateful(Protocol):
+    """An algorithm with a state of its own, as JSON; checkpoints hold it."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
-def merged(rows: Sequence[TrainingRow]) -> list[TrainingRow]:
-    """Equal demonstrations become one row that counts as often: computed once."""
-    found: dict[tuple[int, ...], TrainingRow] = {}
-    for row in rows:
-        twin = found.setdefault(tuple(row.ids), row)
-        if twin is not row:
-            twin.copies += row.copies
-    return list(found.values())
-
-
-def _row(trajectory: Trajectory) -> TrainingRow:
-    kind = "demonstration" if trajectory.is_demonstration else "student"
-    row = TrainingRow.blank(trajectory.ids, kind)
-    row.group, row.version = trajectory.episode.task.id, trajectory.version
-    return row
+def demonstrations_wanted(algorithm: Algorithm, samples: Sequence[Trajectory]) -> int:
+    return algorithm.demonstrations(samples) if isinstance(algorithm, Demonstrated) else 0

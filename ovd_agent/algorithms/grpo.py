@@ -7,13 +7,14 @@ is not done: resampling of groups with equal rewards (DAPO), a length-normalised
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ovd_agent.algorithms.advantages import group_advantages
-from ovd_agent.algorithms.base import policy_row
-from ovd_agent.group import Group
+from ovd_agent.algorithms.base import Context, Needs
+from ovd_agent.algorithms.rows import PolicyTerm, policy_row
 from ovd_agent.learner.rows import TrainingRow
-from ovd_agent.trajectory import Trajectory
+from ovd_agent.losses.base import LossComponent
+from ovd_agent.rollouts.group import Group
 from ovd_envs.errors import OptionError
 
 
@@ -24,21 +25,27 @@ class GRPO:
     samples: int = 4
     """Student trajectories a task: a group."""
     divide_by_std: bool = True
-    kl: float = 0.0
-    """Weight of the KL to the reference model."""
+    """Divide advantages by the group's standard deviation."""
+    policy: PolicyTerm = field(default_factory=PolicyTerm)
 
     def __post_init__(self) -> None:
         if self.samples < 2:
             raise OptionError(f"samples={self.samples}: a group needs at least 2 for a baseline")
 
-    def demonstrations(self, samples: Sequence[Trajectory]) -> int:
-        return 0
+    @property
+    def needs(self) -> Needs:
+        return Needs(self.samples, self.policy.references())
 
-    def rows(self, group: Group) -> list[TrainingRow]:
+    @property
+    def losses(self) -> Sequence[LossComponent]:
+        return (self.policy.component(),)
+
+    def rows(self, group: Group, context: Context) -> list[TrainingRow]:
         advantages = group_advantages(
             [sample.reward for sample in group.samples], divide_by_std=self.divide_by_std
         )
+        weight, kl = self.policy.weight, self.policy.kl
         return [
-            policy_row(sample, [advantage] * len(sample.episode.turns), kl=self.kl)
+            policy_row(sample, [advantage] * len(sample.episode.turns), weight=weight, kl=kl)
             for sample, advantage in zip(group.samples, advantages, strict=True)
         ]

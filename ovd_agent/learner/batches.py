@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ovd_agent.learner.losses import Coefficients
-from ovd_agent.learner.rows import TrainingRow
-
-Doubles = NDArray[np.float64]
+from ovd_agent.learner.rows import NAN_ALLOWED, TrainingRow
+from ovd_agent.losses.base import LossComponent
 
 SHORTEST_PREFIX = 16
 """A shorter common beginning costs more to set apart than to compute again."""
@@ -25,7 +23,8 @@ class MicroBatch:
     `attention_mask` [b, longest], which go on from there.
 
     `positions` index the flattened [b * longest] hidden states that predict the trained tokens,
-    whose ids are `targets` and whose coefficients are `tokens`, all [n].
+    whose ids are `targets` and whose streams are `streams`, all [n] or [n, K]. `rows` are the
+    places of the rows in what was given, with the number of trained tokens of each.
     """
 
     prefix: Tensor
@@ -33,7 +32,8 @@ class MicroBatch:
     attention_mask: Tensor
     positions: Tensor
     targets: Tensor
-    tokens: Coefficients
+    streams: Mapping[str, Tensor]
+    rows: tuple[tuple[int, int], ...]
 
     @property
     def size(self) -> int:
@@ -43,6 +43,7 @@ class MicroBatch:
 
 def micro_batches(
     rows: Sequence[TrainingRow],
+    losses: Sequence[LossComponent],
     denominator: float,
     token_budget: int,
     device: torch.device | str = "cpu",
@@ -54,77 +55,110 @@ def micro_batches(
     Rows without a gradient are left out; a row longer than the budget goes alone. The order does
     not depend on that of `rows`, longest first, so that a step too big for memory fails at once.
     """
-    lengths = {index: _read_length(row) for index, row in enumerate(rows) if row.trained.any()}
-    order = sorted(lengths, key=lambda index: (-lengths[index], rows[index].ids))
+    masks = [row.trained(losses) for row in rows]
+    found = {
+        index: _Trained(index, row, np.flatnonzero(mask))
+        for index, (row, mask) in enumerate(zip(rows, masks, strict=True))
+        if mask.any()
+    }
+    order = sorted(found.values(), key=lambda each: (-each.read, each.row.ids))
     while order:
-        shared = _shared([rows[index] for index in order]) if share_prefix else 0
-        count = max(1, (token_budget - shared) // max(1, lengths[order[0]] - shared))
+        shared = _shared(order) if share_prefix else 0
+        count = max(1, (token_budget - shared) // max(1, order[0].read - shared))
         chosen, order = order[:count], order[count:]
-        picked = [rows[index] for index in chosen]
-        prefix = _shared(picked) if share_prefix else 0
-        yield _collate(picked, [lengths[i] for i in chosen], prefix, denominator, device)
+        prefix = _shared(chosen) if share_prefix else 0
+        yield _collate(chosen, losses, prefix, denominator, device)
 
 
-def _read_length(row: TrainingRow) -> int:
-    # The last trained token is only predicted: neither it nor what follows is ever an input.
-    return int(np.flatnonzero(row.trained)[-1])
+@dataclass(frozen=True, slots=True)
+class _Trained:
+    """A row, and where its trained tokens are."""
+
+    index: int
+    row: TrainingRow
+    places: NDArray[np.int64]
+
+    @property
+    def read(self) -> int:
+        """Ids that are read: the last trained token is only predicted, so neither it nor what
+        follows is ever an input."""
+        return int(self.places[-1])
 
 
-def _shared(rows: Sequence[TrainingRow]) -> int:
+def _shared(rows: Sequence[_Trained]) -> int:
     """Ids that all rows begin with, as far as they predict nothing that is trained."""
     if len(rows) < 2:
         return 0
     # The last id before the first trained one predicts it, and so belongs to the row.
-    length = min(int(np.flatnonzero(row.trained)[0]) - 1 for row in rows)
-    length = max(0, min(length, *(_read_length(row) - 1 for row in rows)))
-    first = np.asarray(rows[0].ids[:length])
-    for row in rows[1:]:
-        differ = np.flatnonzero(first[:length] != np.asarray(row.ids[:length]))
+    length = min(int(each.places[0]) - 1 for each in rows)
+    length = max(0, min(length, *(each.read - 1 for each in rows)))
+    first = np.asarray(rows[0].row.ids[:length])
+    for each in rows[1:]:
+        differ = np.flatnonzero(first[:length] != np.asarray(each.row.ids[:length]))
         length = int(differ[0]) if len(differ) else length
     return length if length >= SHORTEST_PREFIX else 0
 
 
 def _collate(
-    rows: Sequence[TrainingRow],
-    lengths: Sequence[int],
+    rows: Sequence[_Trained],
+    losses: Sequence[LossComponent],
     prefix: int,
     denominator: float,
     device: torch.device | str,
 ) -> MicroBatch:
-    longest = lengths[0] - prefix
+    longest = rows[0].read - prefix
     input_ids = np.zeros((len(rows), longest), dtype=np.int64)
-    positions: list[NDArray[np.int64]] = []
-    targets: list[NDArray[np.int64]] = []
-    streams: list[list[Doubles]] = []
-    for place, (row, length) in enumerate(zip(rows, lengths, strict=True)):
-        input_ids[place, : length - prefix] = row.ids[prefix:length]
-        trained = np.flatnonzero(row.trained)
-        positions.append(place * longest + trained - 1 - prefix)
-        targets.append(np.asarray(row.ids, dtype=np.int64)[trained])
-        streams.append([stream[trained] for stream in _coefficients(row, denominator)])
+    for place, each in enumerate(rows):
+        input_ids[place, : each.read - prefix] = each.row.ids[prefix : each.read]
     # Padding is known by length, never by id: the padding id may well be a token of the text.
-    mask = np.arange(longest) < np.asarray(lengths)[:, None] - prefix
+    lengths = np.asarray([each.read - prefix for each in rows])
+    mask = np.arange(longest) < lengths[:, None]
+    positions = [place * longest + each.places - 1 - prefix for place, each in enumerate(rows)]
+    targets = [np.asarray(each.row.ids, dtype=np.int64)[each.places] for each in rows]
     return MicroBatch(
-        prefix=torch.tensor(rows[0].ids[:prefix], dtype=torch.long, device=device),
+        prefix=torch.tensor(rows[0].row.ids[:prefix], dtype=torch.long, device=device),
         input_ids=torch.from_numpy(input_ids).to(device),
         attention_mask=torch.from_numpy(mask.astype(np.int64)).to(device),
         positions=torch.from_numpy(np.concatenate(positions)).to(device),
         targets=torch.from_numpy(np.concatenate(targets)).to(device),
-        tokens=Coefficients(
-            *(
-                torch.from_numpy(np.concatenate(stream)).to(device)
-                for stream in zip(*streams, strict=True)
-            )
-        ),
+        streams=_streams(rows, losses, denominator, device),
+        rows=tuple((each.index, len(each.places)) for each in rows),
     )
 
 
-def _coefficients(row: TrainingRow, denominator: float) -> tuple[Doubles, ...]:
-    scale = row.copies / denominator
-    # A behaviour log-probability counts only under a policy gradient: elsewhere it may be
-    # anything, and an infinity times weight 0 would be NaN.
-    behaviour = np.where(row.pg != 0, row.behaviour, np.nan)
-    pg, ce, kl, shaped, advantage = (
-        stream.astype(np.float64) for stream in (row.pg, row.ce, row.kl, row.shaped, row.advantage)
-    )
-    return scale * pg * advantage, scale * ce, scale * kl, scale * shaped, behaviour
+def _streams(
+    rows: Sequence[_Trained],
+    losses: Sequence[LossComponent],
+    denominator: float,
+    device: torch.device | str,
+) -> dict[str, Tensor]:
+    """The streams of the trained tokens in float64, ids of candidates in int64. Weights are scaled:
+    copies multiplied, the denominator divided out. After this nobody averages anything."""
+    weights = {each.weight for each in losses}
+    found: dict[str, Tensor] = {}
+    for name in weights | {name for each in losses for name in each.streams}:
+        parts = [_values(each, name) for each in rows]
+        if name in weights:
+            scales = [each.row.copies / denominator for each in rows]
+            parts = [part * scale for part, scale in zip(parts, scales, strict=True)]
+        found[name] = torch.from_numpy(np.concatenate(parts)).to(device)
+    for name in {each.candidates for each in losses if each.candidates}:
+        widths = [each.row.streams[name].shape[1] for each in rows if name in each.row.streams]
+        if widths:
+            ids = [_candidates(each, name, widths[0]) for each in rows]
+            found[name] = torch.from_numpy(np.concatenate(ids)).to(device)
+    return found
+
+
+def _values(each: _Trained, name: str) -> NDArray[np.float64]:
+    stream = each.row.streams.get(name)
+    if stream is None:
+        return np.full(len(each.places), np.nan if name in NAN_ALLOWED else 0.0)
+    return stream[each.places].astype(np.float64)
+
+
+def _candidates(each: _Trained, name: str, width: int) -> NDArray[np.int64]:
+    stream = each.row.streams.get(name)
+    if stream is None:
+        return np.zeros((len(each.places), width), dtype=np.int64)
+    return stream[each.places].astype(np.int64)

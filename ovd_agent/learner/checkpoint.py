@@ -1,6 +1,6 @@
 """Checkpoints on disk: numbered folders, written whole or not at all, and a pointer to the latest.
 
-    checkpoints/latest               the name of the newest complete checkpoint
+    checkpoints/latest, best         names of checkpoints (`ovd_agent.learner.folders`)
     checkpoints/checkpoint-000007/   model.safetensors, config.json, the tokenizer's files,
                                      optimizer.safetensors, state.json; adapters.safetensors
 
@@ -23,14 +23,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ovd_agent.learner.folders import (
+    BEST,
+    LATEST,
+    PREFIX,
+    complete_checkpoints,
+    latest_checkpoint,
+    point,
+    pointed,
+)
 from ovd_agent.learner.learner import Learner
 from ovd_agent.lora import adapters, plain_weights
 from ovd_agent.models import quiet
 
 T = TypeVar("T")
 
-_PREFIX = "checkpoint-"
-_POINTER = "latest"
 OPTIMIZER_FILE = "optimizer.safetensors"
 ADAPTERS_FILE = "adapters.safetensors"
 # What may differ between two configurations of the same function.
@@ -61,8 +68,11 @@ def save_checkpoint(
     learner: Learner,
     state: Mapping[str, Any],
     keep: int = 2,
+    *,
+    best: bool = False,
 ) -> Path:
-    """Write the next checkpoint, point `latest` at it, keep the last `keep`; return its folder.
+    """Write the next checkpoint and point `latest` at it, and `best` where it is that; keep the
+    last `keep` and the best; return its folder.
 
     `state` is the caller's own JSON-able state. One process may write to `folder` at a time.
     """
@@ -70,9 +80,9 @@ def save_checkpoint(
         raise ValueError(f"keep is {keep}, but at least 1 checkpoint must be kept")
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)
-    existing = _complete(root)
-    number = int(existing[-1].name.removeprefix(_PREFIX)) + 1 if existing else 1
-    target = root / f"{_PREFIX}{number:06d}"
+    existing = complete_checkpoints(root)
+    number = int(existing[-1].name.removeprefix(PREFIX)) + 1 if existing else 1
+    target = root / f"{PREFIX}{number:06d}"
     # Under a fixed name, so that the leftovers of a killed process are found and removed.
     temporary = root / "unfinished"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -84,24 +94,14 @@ def save_checkpoint(
     save_file(learner.state_dict(), temporary / OPTIMIZER_FILE)
     (temporary / "state.json").write_text(json.dumps(dict(state), allow_nan=False))
     temporary.replace(target)
-    pointer = root / f"{_POINTER}.tmp"
-    pointer.write_text(target.name)
-    pointer.replace(root / _POINTER)
+    point(root, LATEST, target)
+    if best:
+        point(root, BEST, target)
+    kept = pointed(root, BEST)
     for old in [*existing, target][:-keep]:
-        shutil.rmtree(old)
+        if old != kept:
+            shutil.rmtree(old)
     return target
-
-
-def latest_checkpoint(folder: str | Path) -> Path:
-    """The folder of the newest complete checkpoint. Raises FileNotFoundError if there is none."""
-    root = Path(folder)
-    pointer = root / _POINTER
-    if pointer.exists() and (pointed := root / pointer.read_text().strip()).is_dir():
-        return pointed
-    existing = _complete(root)
-    if not existing:
-        raise FileNotFoundError(f"no checkpoint in {root}: start without resuming, or fix the path")
-    return existing[-1]
 
 
 def load_checkpoint(folder: str | Path, model: PreTrainedModel, learner: Learner) -> dict[str, Any]:
@@ -126,10 +126,6 @@ def load_checkpoint(folder: str | Path, model: PreTrainedModel, learner: Learner
     learner.load_state_dict(optimizer)
     _load_weights(files, weights)
     return state
-
-
-def _complete(root: Path) -> list[Path]:
-    return sorted(root.glob(f"{_PREFIX}[0-9]*"))
 
 
 def _weight_files(path: Path) -> list[Path]:

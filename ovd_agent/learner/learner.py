@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from statistics import fmean
@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ovd_agent.learner.batches import MicroBatch, micro_batches
-from ovd_agent.learner.logprobs import LOGIT_BUDGET, check_head, token_logprobs, vocabulary_size
-from ovd_agent.learner.losses import Coefficients, ratio_metrics, row_loss
+from ovd_agent.learner.batches import micro_batches
+from ovd_agent.learner.components import batch_losses
+from ovd_agent.learner.logprobs import LOGIT_BUDGET, check_head, vocabulary_size
 from ovd_agent.learner.rows import TrainingRow, denominator
+from ovd_agent.losses import loss_components
+from ovd_agent.losses.base import LossComponent, StepTokens
 from ovd_envs.errors import OptionError
 
 
@@ -30,23 +32,18 @@ class LearnerConfig:
     fifth of this learns more, and forgets less (docs/results.md)."""
     warmup_steps: int = 4
     """Optimiser steps over which the learning rate rises linearly."""
-    decay_steps: int = 0
-    """Optimiser steps over which it falls linearly to a tenth and stays there; 0: never."""
+    decay: Literal["linear", "none"] = "linear"
+    """The learning rate falls linearly with the updates of the run, to a tenth, or stays."""
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.95)
     max_grad_norm: float = 1.0
-    clip_low: float = 0.2
-    """PPO's clip of the ratio from below: 1 - clip_low."""
-    clip_high: float = 0.2
-    """And from above: 1 + clip_high."""
-    max_ratio: float = 10.0
-    """A larger ratio counts as this (truncated importance sampling, arXiv 1802.01561)."""
     loss_per: Literal["tokens", "rows"] = "tokens"
     """The loss of an optimiser step is divided by its trained tokens, or by its rows."""
     minibatches: int = 4
     """Optimiser steps an update; its rows, shuffled, are split among them."""
-    token_budget: int = 1024
-    """Padded tokens of one forward pass: bounds memory, changes no result."""
+    token_budget: int = 2048
+    """Padded tokens of one forward pass: bounds memory, changes no result. Larger micro-batches are
+    faster: small ones are dominated by per-call overhead."""
     logit_budget: int = LOGIT_BUDGET
     """Logits held at a time: bounds memory, changes no result."""
     gradient_checkpointing: bool = False
@@ -58,13 +55,9 @@ class LearnerConfig:
         rules = {
             "learning_rate": (self.learning_rate > 0 and math.isfinite(self.learning_rate), "> 0"),
             "warmup_steps": (self.warmup_steps >= 0, "at least 0"),
-            "decay_steps": (self.decay_steps >= 0, "at least 0"),
             "weight_decay": (self.weight_decay >= 0, "at least 0"),
             "betas": (all(0 <= beta < 1 for beta in self.betas), "two numbers in [0, 1)"),
             "max_grad_norm": (self.max_grad_norm > 0, "> 0"),
-            "clip_low": (0 <= self.clip_low <= 1, "in [0, 1]"),
-            "clip_high": (self.clip_high >= 0, "at least 0"),
-            "max_ratio": (self.max_ratio >= 1, "at least 1"),
             "minibatches": (self.minibatches >= 1, "at least 1"),
             "token_budget": (self.token_budget >= 1, "at least 1"),
             "logit_budget": (self.logit_budget >= 1, "at least 1"),
@@ -73,18 +66,34 @@ class LearnerConfig:
             if not valid:
                 raise OptionError(f"{name}={getattr(self, name)!r}: expected {expected}")
 
-    def rate(self, step: int) -> float:
-        """The learning rate of optimiser step `step`, counted from 0."""
+    def rate(self, step: int, done: float) -> float:
+        """The learning rate of optimiser step `step`, counted from 0, when the share `done` of the
+        run's updates lies behind."""
         rise = min(1.0, (step + 1) / max(1, self.warmup_steps))
-        fall = max(0.1, 1 - step / self.decay_steps) if self.decay_steps else 1.0
+        fall = max(0.1, 1 - done) if self.decay == "linear" else 1.0
         return self.learning_rate * rise * fall
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The share of a run's updates that lies behind an update when it begins and when it ends."""
+
+    start: float = 0.0
+    end: float = 0.0
+
+    def at(self, part: int, parts: int) -> float:
+        return self.start + (self.end - self.start) * part / parts
+
+
+NOT_BEGUN = Progress()
 
 
 class Learner:
     """Trains one causal language model, whose weights are float32, in place; dropout is off.
 
-    With `autocast`, forward passes multiply in bfloat16. `reference` is the frozen model that
-    `TrainingRow.kl` pulls towards. `temperature` is the one the rows were sampled at.
+    The loss of a step is the sum of its `losses`, by default every component of the table, and the
+    learner knows none of them. With `autocast`, forward passes multiply in bfloat16. `temperature`
+    is the one the rows were sampled at.
     """
 
     def __init__(
@@ -92,15 +101,13 @@ class Learner:
         model: PreTrainedModel,
         config: LearnerConfig,
         *,
-        reference: PreTrainedModel | None = None,
+        losses: Sequence[LossComponent] | None = None,
         temperature: float = 1.0,
         autocast: bool = False,
     ) -> None:
-        if reference is model:
-            raise OptionError("reference must be a copy of the model, not the model itself")
         self.model = model.eval()
         self.config = config
-        self.reference = None if reference is None else reference.eval()
+        self.losses = tuple(loss_components() if losses is None else losses)
         self.temperature = temperature
         self.autocast = autocast
         self.steps = 0
@@ -119,10 +126,11 @@ class Learner:
             fused=True,
         )
 
-    def update(self, rows: Sequence[TrainingRow], seed: int = 0) -> dict[str, float]:
+    def update(
+        self, rows: Sequence[TrainingRow], seed: int = 0, progress: Progress = NOT_BEGUN
+    ) -> dict[str, float]:
         """Take up to `minibatches` optimiser steps over the rows in a random order that `seed`
-        decides; return their metrics. Without rows it takes none. `gap` is that of the first
-        step: of samples by the same weights, so what the engine computes otherwise.
+        decides; return their metrics. Without rows it takes none.
 
         Raises ValueError on a bad row, and FloatingPointError when loss or gradient of a step is
         not finite; that step then leaves the weights as they were.
@@ -131,54 +139,62 @@ class Learner:
         order = list(rows)
         random.Random(seed).shuffle(order)
         parts = min(self.config.minibatches, len(order))
-        steps = [self._step(order[part::parts]) for part in range(parts)]
-        # Before the first step the weights are those that sampled.
-        return {**_merge(steps), "gap": steps[0]["gap"] if steps else 0.0}
+        steps = [self._step(order[part::parts], progress.at(part, parts)) for part in range(parts)]
+        return self._merged(steps)
 
     def backward(self, rows: Sequence[TrainingRow]) -> dict[str, float]:
         """Fill the gradients of one optimiser step without taking it; return its metrics."""
         config = self.config
         self.model.zero_grad(set_to_none=True)
         # One denominator for the whole step, so that micro-batches cannot change the loss.
-        divisor = denominator(rows, config.loss_per)
-        losses = torch.zeros(4, dtype=torch.float64)
-        size, entropy = 0, 0.0
-        logs: list[Tensor] = []
-        tokens: list[Coefficients] = []
+        divisor = denominator(rows, self.losses, config.loss_per)
+        losses = torch.zeros(len(self.losses), dtype=torch.float64)
+        size, entropy, step = 0, 0.0, StepTokens()
         batches = micro_batches(
             rows,
+            self.losses,
             divisor,
             config.token_budget,
             self.model.device,
             share_prefix=config.share_prefix and not config.gradient_checkpointing,
         )
         for batch in batches:
-            logprobs, entropies = self._logprobs(self.model, batch)
-            parts = row_loss(
-                logprobs,
-                batch.tokens,
-                self._reference(batch),
-                config.clip_low,
-                config.clip_high,
-                config.max_ratio,
-            )
+            with self._precision():
+                parts, measured = batch_losses(
+                    self.model, batch, self.losses, self.temperature, config.logit_budget
+                )
             parts.sum().backward()
             losses += parts.detach().double().cpu()
             size += batch.size
-            entropy += float(entropies.sum())
-            logs.append(logprobs.detach())
-            tokens.append(batch.tokens)
-        pg, ce, kl, shaped = losses.tolist()
-        trained = sum(map(len, logs))
+            entropy += float(measured.entropies.sum())
+            step.add(measured.logprobs, batch.streams)
+        each = dict(zip((f"{loss.name}_loss" for loss in self.losses), losses.tolist()))
+        trained = sum(map(len, step.logprobs))
         return {
-            "loss": pg + ce + kl + shaped,
-            "pg_loss": pg,
-            "ce_loss": ce + shaped,
-            "kl_loss": kl,
-            **ratio_metrics(*_joined(logs, tokens), config.clip_low, config.clip_high),
+            "loss": sum(each.values()),
+            **each,
+            **self._metrics(step),
             "entropy": entropy / max(1, trained),
             "trained_tokens": float(trained),
             "computed_tokens": float(size),
+        }
+
+    def _metrics(self, step: StepTokens) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for loss in self.losses:
+            found |= loss.metrics(step.joined((loss.weight, *loss.streams)))
+        return found
+
+    def _merged(self, steps: Sequence[dict[str, float]]) -> dict[str, float]:
+        """Metrics of an update from those of its optimiser steps: means, totals and extremes."""
+        if not steps:
+            return {**self._metrics(StepTokens()), **dict.fromkeys(_TOTALS, 0.0)}
+        reduce = dict(_REDUCE)
+        for loss in self.losses:
+            reduce |= loss.reduce
+        return {
+            name: float(reduce.get(name, fmean)([step[name] for step in steps]))
+            for name in steps[0]
         }
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -209,7 +225,7 @@ class Learner:
         self._optimizer.state.update({self._trained[name]: m for name, m in moments.items()})
         self.steps = int(state["steps"])
 
-    def _step(self, rows: Sequence[TrainingRow]) -> dict[str, float]:
+    def _step(self, rows: Sequence[TrainingRow], done: float) -> dict[str, float]:
         metrics = self.backward(rows)
         norm = float(
             torch.nn.utils.clip_grad_norm_(self._trained.values(), self.config.max_grad_norm)
@@ -222,40 +238,25 @@ class Learner:
             )
         # Without a gradient, AdamW would still move the weights by momentum and decay.
         if norm:
-            self._optimizer.param_groups[0]["lr"] = self.config.rate(self.steps)
+            self._optimizer.param_groups[0]["lr"] = self.config.rate(self.steps, done)
             self._optimizer.step()
             self.steps += 1
         self.model.zero_grad(set_to_none=True)
         return {**metrics, "grad_norm": norm, "optimizer_steps": float(norm > 0)}
-
-    def _logprobs(self, model: PreTrainedModel, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        with self._precision():
-            return token_logprobs(model, batch, self.temperature, self.config.logit_budget)
 
     def _precision(self) -> AbstractContextManager[object]:
         if not self.autocast:
             return nullcontext()
         return torch.autocast(self.model.device.type, torch.bfloat16)
 
-    @torch.no_grad()
-    def _reference(self, batch: MicroBatch) -> Tensor | None:
-        if self.reference is None or not batch.tokens.kl.any():
-            return None
-        return self._logprobs(self.reference, batch)[0]
-
     def _check(self, rows: Sequence[TrainingRow]) -> None:
         vocabulary = vocabulary_size(self.model)
         for row in rows:
-            row.check()
+            row.check(self.losses)
             if row.ids and not 0 <= min(row.ids) <= max(row.ids) < vocabulary:
                 raise ValueError(
                     f"a row of group {row.group!r} has an id outside 0..{vocabulary - 1}, the "
                     "model's vocabulary: was it made with the tokenizer of another model?"
-                )
-            if self.reference is None and row.kl.any():
-                raise ValueError(
-                    f"a row of group {row.group!r} weighs the KL to a reference, but the learner "
-                    "has none: give Learner a reference model, or set kl to 0"
                 )
 
 
@@ -273,21 +274,8 @@ def _enable_checkpointing(model: PreTrainedModel) -> None:
             setattr(module, "attention_dropout", 0.0)  # noqa: B010 - a plain number of theirs
 
 
-def _joined(logs: list[Tensor], tokens: list[Coefficients]) -> tuple[Tensor, Coefficients]:
-    if not logs:
-        nothing = torch.zeros(0)
-        return nothing, Coefficients(*[nothing] * 5)
-    names = ("pg", "ce", "kl", "shaped", "behaviour")
-    streams = (torch.cat([getattr(each, name) for each in tokens]) for name in names)
-    return torch.cat(logs), Coefficients(*streams)
-
-
 _TOTALS = ("trained_tokens", "computed_tokens", "optimizer_steps")
-_REDUCE = {**dict.fromkeys(_TOTALS, sum), "ratio_min": min, "ratio_max": max, "grad_norm": max}
-
-
-def _merge(steps: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Metrics of an update from those of its optimiser steps: means, totals and extremes."""
-    if not steps:
-        return dict.fromkeys(_TOTALS, 0.0)
-    return {name: float(_REDUCE.get(name, fmean)(s[name] for s in steps)) for name in steps[0]}
+_REDUCE: dict[str, Callable[[Sequence[float]], float]] = {
+    **dict.fromkeys(_TOTALS, sum),
+    "grad_norm": max,
+}

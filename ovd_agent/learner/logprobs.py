@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -18,32 +20,68 @@ CACHED = 2**19
 """Logits in a pass on a processor: 2 MiB in float32."""
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a pass over the output head found for the trained tokens.
+
+    `logprobs` [n] are of the targets, `candidates` [n, K] of other ids, `entropies` [n] without
+    gradient; `extra` [c] is the sum of what `of_distribution` returned.
+    """
+
+    logprobs: Tensor
+    candidates: Tensor
+    entropies: Tensor
+    extra: Tensor
+
+
+OfDistribution = Callable[[Tensor, Tensor, Tensor, slice], Tensor]
+"""From log-probabilities [m] of targets, [m, K] of candidates and [m, V] of the vocabulary, and the
+place of these m tokens in the batch, to numbers [c]."""
+
+
 def token_logprobs(
     model: PreTrainedModel,
     batch: MicroBatch,
     temperature: float = 1.0,
     logit_budget: int = LOGIT_BUDGET,
-) -> tuple[Tensor, Tensor]:
-    """Log-probabilities [n] of the targets and, without gradient, the entropies [n] there.
+    candidates: Tensor | None = None,
+    of_distribution: OfDistribution | None = None,
+) -> Measured:
+    """Log-probabilities of the targets, of `candidates` [n, K], and of the whole vocabulary.
 
     The head runs on the trained positions only. When n * vocabulary exceeds `logit_budget` it runs
-    in chunks, computed again in the backward pass. Log-probabilities are at least float32 and
-    those of sampling at `temperature`.
+    in chunks, computed again in the backward pass; so it does wherever `of_distribution` reads
+    whole distributions, of which none is kept. Log-probabilities are at least float32 and those of
+    sampling at `temperature`.
     """
     hidden = hidden_states(model, batch).flatten(0, 1)[batch.positions]
     head = _head(model)
+    ids = batch.targets[:, None]
+    if candidates is not None:
+        ids = torch.cat([ids, candidates], dim=1)
     size = max(1, logit_budget // vocabulary_size(model))
-    if len(batch.targets) <= size:
-        return _from_hidden(hidden, batch.targets, head, temperature)
+    if len(ids) <= size and of_distribution is None:
+        return _measured(*_from_hidden(hidden, ids, head, temperature))
+
+    def chunk(states: Tensor, ids: Tensor, start: int) -> tuple[Tensor, ...]:
+        logits = head(states)
+        chosen, entropies = _of_logits(logits, ids, temperature)
+        if of_distribution is None:
+            return chosen, entropies
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        whole = (logits.to(wide) / temperature).log_softmax(-1)
+        place = slice(start, start + len(ids))
+        return chosen, entropies, of_distribution(chosen[:, 0], chosen[:, 1:], whole, place)
+
     parts = [
-        cast(
-            tuple[Tensor, Tensor],
-            checkpoint(_from_hidden, states, ids, head, temperature, use_reentrant=False),
+        cast(tuple[Tensor, ...], checkpoint(chunk, states, some, start, use_reentrant=False))
+        for states, some, start in zip(
+            hidden.split(size), ids.split(size), range(0, len(ids), size), strict=True
         )
-        for states, ids in zip(hidden.split(size), batch.targets.split(size), strict=True)
     ]
-    logprobs, entropies = zip(*parts, strict=True)
-    return torch.cat(logprobs), torch.cat(entropies)
+    chosen, entropies, *extra = zip(*parts, strict=True)
+    total = torch.stack(extra[0]).sum(0) if extra else None
+    return _measured(torch.cat(chosen), torch.cat(entropies), total)
 
 
 def hidden_states(model: PreTrainedModel, batch: MicroBatch) -> Tensor:
@@ -98,46 +136,53 @@ def check_head(model: PreTrainedModel) -> None:
         )
 
 
+def _measured(chosen: Tensor, entropies: Tensor, extra: Tensor | None = None) -> Measured:
+    nothing = chosen.new_zeros(0) if extra is None else extra
+    return Measured(chosen[:, 0], chosen[:, 1:], entropies, nothing)
+
+
 def _from_hidden(
-    hidden: Tensor, targets: Tensor, head: nn.Module, temperature: float
+    hidden: Tensor, ids: Tensor, head: nn.Module, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    return cast(tuple[Tensor, Tensor], _OfLogits.apply(head(hidden), targets, temperature))
+    return _of_logits(head(hidden), ids, temperature)
+
+
+def _of_logits(logits: Tensor, ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    return cast(tuple[Tensor, Tensor], _OfLogits.apply(logits, ids, temperature))
 
 
 class _OfLogits(torch.autograd.Function):
-    """Log-probabilities [n] of the targets and entropies [n], from logits [n, vocabulary].
+    """Log-probabilities [n, k] of ids [n, k] and entropies [n], from logits [n, vocabulary].
 
     The passes over the logits take a few rows at a time, which stay in the processor's cache, and
     nothing as large as the logits is kept but these themselves and their gradient.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, targets: Tensor, temperature: float
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, logits: Tensor, ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(logits.dtype, torch.float32)
         sums, entropies = (logits.new_empty(len(logits), dtype=wide) for _ in range(2))
-        chosen = logits.gather(-1, targets[:, None]).squeeze(-1).to(wide) / temperature
+        chosen = logits.gather(-1, ids).to(wide) / temperature
         for block in _blocks(logits):
             scaled = logits[block].to(wide) / temperature
             sums[block] = scaled.logsumexp(-1)
             shares = (scaled - sums[block, None]).exp_()
             entropies[block] = sums[block] - shares.mul_(scaled).sum(-1)
-        ctx.save_for_backward(logits, targets, sums)
+        ctx.save_for_backward(logits, ids, sums)
         ctx.temperature = temperature
         ctx.mark_non_differentiable(entropies)
-        return chosen - sums, entropies
+        return chosen - sums[:, None], entropies
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
         grad = grad_outputs[0]
-        logits, targets, sums = ctx.saved_tensors
+        logits, ids, sums = ctx.saved_tensors
         result = torch.empty_like(logits)
         for block in _blocks(logits):
-            slope = grad[block, None] / ctx.temperature
+            slope = grad[block] / ctx.temperature
             scaled = logits[block].to(sums.dtype) / ctx.temperature
-            shares = scaled.sub_(sums[block, None]).exp_().mul_(-slope)
-            result[block] = shares.scatter_add_(-1, targets[block, None], slope)
+            shares = scaled.sub_(sums[block, None]).exp_().mul_(-slope.sum(-1, keepdim=True))
+            result[block] = shares.scatter_add_(-1, ids[block], slope)
         return result, None, None
 
 

@@ -3,92 +3,138 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+if TYPE_CHECKING:
+    from ovd_agent.losses.base import LossComponent
+
 Kind = Literal["student", "rejected", "demonstration"]
-"""Whose play it is; "rejected" is a student's that is trained on all the same."""
-STREAMS = ("pg", "ce", "kl", "shaped")
+"""What became of a play; "rejected" is a student's that is trained on all the same."""
+AUTHORS = ("prompt", "student", "teacher", "environment")
+ADVANTAGE = "advantage"
+BEHAVIOUR = "behaviour"
+"""Log-probabilities at which the student sampled its tokens; NaN where it did not."""
+NAN_ALLOWED = (BEHAVIOUR,)
 
 
 @dataclass(slots=True)
 class TrainingRow:
-    """Token ids with what each contributes to the loss; all arrays have the length of `ids`.
+    """Token ids with what each contributes to the loss.
 
-    The loss of an optimiser step is the sum over rows, copies and tokens t of
-        - pg[t] · min(ratio · A, clip(ratio) · A)  - ce[t] · log p(t)  + kl[t] · k3(t)
-        - shaped[t] · p(t) / (p(t) + 0.1)
-    divided by the step's one denominator; A is `advantage[t]`. A weight of 0 masks a token out of
-    a component. Index t weighs the prediction *of* `ids[t]`; index 0 is never predicted.
-    `behaviour` (log-probabilities) is NaN where no behaviour policy is known: then the ratio is 1
-    by definition, log p - stop_gradient(log p). A row counts `copies` times, in the loss and in
-    the denominator, and is computed once. `group` and `episode` say where it came from.
+    `streams` are arrays [n] or [n, K] by name, n the number of ids; each belongs to one component
+    of the loss (`ovd_agent.losses`). A component's weight stream is never negative, and 0 masks a
+    token out of it. Index t says something of the prediction *of* `ids[t]`; index 0 is never
+    predicted. `authors` [n] says who wrote each id, as an index of AUTHORS: a row may begin with
+    the student's tokens and go on with the teacher's. A row counts `copies` times, in the loss and
+    in the denominator, and is computed once. `group` and `version` say where it came from.
     """
 
     ids: list[int]
     kind: Kind
-    pg: Floats
-    ce: Floats
-    kl: Floats
-    shaped: Floats
-    advantage: Floats
-    behaviour: Floats
+    authors: NDArray[np.int8]
+    streams: dict[str, NDArray[Any]] = field(default_factory=dict[str, NDArray[Any]])
     copies: int = 1
     group: str = ""
-    episode: int = 0
     version: int = 0
 
     @classmethod
-    def blank(cls, ids: list[int], kind: Kind) -> TrainingRow:
-        """A row that trains nothing yet; algorithms fill in the weights."""
-        pg, ce, kl, shaped, advantage = np.zeros((5, len(ids)), dtype=np.float32)
-        unknown = np.full(len(ids), np.nan, dtype=np.float32)
-        return cls(ids, kind, pg, ce, kl, shaped, advantage, unknown)
+    def blank(
+        cls, ids: list[int], kind: Kind, authors: NDArray[np.int8] | None = None
+    ) -> TrainingRow:
+        """A row that trains nothing yet. Without `authors`, all ids of a demonstration are the
+        teacher's and those of other rows the student's."""
+        if authors is None:
+            author = "teacher" if kind == "demonstration" else "student"
+            authors = np.full(len(ids), AUTHORS.index(author), dtype=np.int8)
+        return cls(ids, kind, authors)
 
-    @property
-    def weighed(self) -> NDArray[np.bool_]:
-        """Tokens that count in the denominator: those with any weight."""
-        return np.logical_or.reduce([getattr(self, name) != 0 for name in STREAMS])
+    def stream(self, name: str) -> NDArray[Any]:
+        """A stream to write to, in float32; at first 0 everywhere, the behaviour NaN."""
+        if name not in self.streams:
+            fill = np.nan if name in NAN_ALLOWED else 0.0
+            self.streams[name] = np.full(len(self.ids), fill, dtype=np.float32)
+        return self.streams[name]
 
-    @property
-    def trained(self) -> NDArray[np.bool_]:
-        """Tokens with a gradient: a policy gradient with advantage 0 has none."""
-        policy = (self.pg != 0) & (self.advantage != 0)
-        return policy | (self.ce != 0) | (self.kl != 0) | (self.shaped != 0)
+    def has(self, name: str) -> NDArray[np.bool_]:
+        """Where a stream is not 0."""
+        if name not in self.streams:
+            return np.zeros(len(self.ids), dtype=np.bool_)
+        return self.streams[name] != 0
 
-    @property
-    def weighed_tokens(self) -> int:
-        return self.copies * int(self.weighed.sum())
+    def weighted(self, losses: Sequence[LossComponent]) -> NDArray[np.bool_]:
+        """Tokens that count in the denominator: those with a weight in any component."""
+        return _any([self.has(each.weight) for each in losses], len(self.ids))
 
-    def check(self) -> None:
+    def trained(self, losses: Sequence[LossComponent]) -> NDArray[np.bool_]:
+        """Tokens with a gradient."""
+        return _any([each.trained(self) for each in losses], len(self.ids))
+
+    def wrote(self, *authors: str) -> NDArray[np.bool_]:
+        """The tokens that one of `authors` wrote."""
+        return np.isin(self.authors, [AUTHORS.index(author) for author in authors])
+
+    def check(self, losses: Sequence[LossComponent]) -> None:
         """Raise ValueError if the row cannot mean what it says."""
-        where = f"row of group {self.group!r}, episode {self.episode}"
+        where = f"a row of group {self.group!r}"
         size = len(self.ids)
-        for name in (*STREAMS, "advantage", "behaviour"):
-            array: Floats = getattr(self, name)
-            if array.shape != (size,):
+        known = {name for each in losses for name in (each.weight, *each.streams)}
+        known |= {each.candidates for each in losses if each.candidates}
+        for name, array in self.streams.items():
+            if name not in known:
+                raise ValueError(
+                    f"{where} has a stream {name!r}, which no component of the loss reads: expected"
+                    f" one of {', '.join(sorted(known))}"
+                )
+            if array.shape[:1] != (size,):
                 raise ValueError(f"{where}: {name} has shape {array.shape}, expected ({size},)")
-            if name != "behaviour" and not np.isfinite(array).all():
+            if name not in NAN_ALLOWED and not np.isfinite(array).all():
                 raise ValueError(f"{where}: {name} has a value that is not finite")
-            if name in STREAMS and (array < 0).any():
-                raise ValueError(f"{where}: {name} has a negative weight; negate the advantage")
-        if size and self.weighed[0]:
-            raise ValueError(f"{where}: its first token has no prediction and cannot be weighed")
-        if self.kind == "demonstration" and np.isfinite(self.behaviour).any():
+        for each in losses:
+            if each.weight in self.streams and (self.streams[each.weight] < 0).any():
+                raise ValueError(
+                    f"{where}: {each.weight} has a negative weight; negate the advantage instead"
+                )
+        self._check_authors(where, self.weighted(losses))
+        for each in losses:
+            for name in each.required:
+                if name not in self.streams and self.has(each.weight).any():
+                    raise ValueError(
+                        f"{where} has a weight {each.weight}, but nobody measured {name}: name the"
+                        " reference in the algorithm's needs"
+                    )
+
+    def _check_authors(self, where: str, weighted: NDArray[np.bool_]) -> None:
+        if len(self.ids) and weighted[0]:
+            raise ValueError(f"{where}: its first token has no prediction and cannot be weighted")
+        if (weighted & ~self.wrote("student", "teacher")).any():
             raise ValueError(
-                f"{where}: a demonstration has behaviour log-probabilities, but the student did"
-                " not sample it: leave them NaN"
+                f"{where}: a token of the prompt or the environment is weighted; only what student"
+                " or teacher wrote is trained on"
+            )
+        behaviour = self.streams.get(BEHAVIOUR)
+        if behaviour is not None and (~np.isnan(behaviour) & ~self.wrote("student")).any():
+            raise ValueError(
+                f"{where}: a token that the student did not write has a behaviour log-probability,"
+                " though the student did not sample it: leave it NaN"
             )
 
 
-def denominator(rows: Sequence[TrainingRow], per: Literal["tokens", "rows"]) -> float:
-    """What the loss of one optimiser step is divided by: its weighed tokens, or the rows that have
+def denominator(
+    rows: Sequence[TrainingRow],
+    losses: Sequence[LossComponent],
+    per: Literal["tokens", "rows"],
+) -> float:
+    """What the loss of one optimiser step is divided by: its weighted tokens, or the rows that have
     any, copies counted."""
-    weighed = [row for row in rows if row.weighed.any()]
+    counts = [(row.copies, int(row.weighted(losses).sum())) for row in rows]
     if per == "rows":
-        return float(max(1, sum(row.copies for row in weighed)))
-    return float(max(1, sum(row.weighed_tokens for row in weighed)))
+        return float(max(1, sum(copies for copies, tokens in counts if tokens)))
+    return float(max(1, sum(copies * tokens for copies, tokens in counts)))
+
+
+def _any(masks: Sequence[NDArray[np.bool_]], size: int) -> NDArray[np.bool_]:
+    return np.logical_or.reduce(masks) if masks else np.zeros(size, dtype=np.bool_)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
-from transformers import PreTrainedModel
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ovd_envs.errors import OVDError
 
@@ -79,3 +81,21 @@ class TrainedPolicy(Policy, Protocol):
 
         Returns figures for the log. Raises PolicyUnavailable if other weights are served."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyContext:
+    """What a run tells the policy that it builds.
+
+    `student` is its model's name or folder, `folder` where weights pass through on their way to an
+    engine. `lora_rank` is 0 unless adapters alone are published.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    student: str
+    folder: Path
+    slots: int
+    max_length: int
+    dtype: torch.dtype
+    lora_rank: int

@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 import httpx
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ovd_agent.policies.base import Completion, PolicyUnavailable, Sampling
-from ovd_agent.policies.vllm import ADAPTERS, check_context, request_options
-from ovd_agent.policies.weights import Probe, write_weights
+from ovd_agent.policies.base import Completion, PolicyContext, PolicyUnavailable, Sampling
+from ovd_agent.policies.publish import Probe, write_weights
+from ovd_agent.policies.vllm_policy import ADAPTERS, check_context, request_options
 
 T = TypeVar("T")
 STUDENT = "student"
@@ -34,6 +34,16 @@ class Server:
     url: str
     up: bool = True
     in_flight: int = 0
+
+
+def build(urls: Sequence[str], context: PolicyContext) -> ServedPolicy:
+    return ServedPolicy(
+        urls,
+        context.tokenizer,
+        folder=context.folder,
+        max_length=context.max_length,
+        adapters=context.lora_rank > 0,
+    )
 
 
 class ServedPolicy:

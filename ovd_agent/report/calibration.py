@@ -8,7 +8,7 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, tostring
 
 from ovd_agent.report.charts import STYLE, bar_chart, node
-from ovd_envs.calibration import KindCalibration
+from ovd_envs.calibration.calibrate import KindCalibration
 from retrieval_index.files import write_atomically
 
 _HEADER = (

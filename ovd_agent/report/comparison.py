@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element, tostring
 
-from ovd_agent.comparison import LEDGER, LEVEL, TIE, Difference, Run, acceptance
 from ovd_agent.report.charts import (
     BOTTOM,
     COLOURS,
@@ -24,6 +23,7 @@ from ovd_agent.report.charts import (
     x_axis,
     y_axis,
 )
+from ovd_agent.runs.comparison import LEDGER, LEVEL, TIE, Difference, Run, acceptance
 from retrieval_index.files import write_atomically
 
 Arms = Mapping[str, Sequence[Run]]

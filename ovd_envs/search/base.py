@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from ovd_envs.episode import Episode
 from retrieval_index.documents import Document
+
+
+@dataclass(frozen=True, slots=True)
+class SearchRequest:
+    """A query and the episode that asks, as it stood before this turn. An index reads the query
+    alone; an engine that is played by a model may read all."""
+
+    query: str
+    episode: Episode
 
 
 @runtime_checkable
 class SearchEngine(Protocol):
-    """Anything that answers a batch of queries with up to `k` passages each, best first."""
+    """Answers a batch of requests with up to `k` passages each, best first."""
 
-    def search(self, queries: Sequence[str], k: int) -> list[list[Document]]: ...
+    def search(self, requests: Sequence[SearchRequest], k: int) -> list[list[Document]]: ...

@@ -4,48 +4,97 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from uuid import uuid4
 
-from ovd_envs.errors import OptionError
-from ovd_envs.search.base import SearchEngine
+from ovd_envs.cache import CACHE_VARIABLE, cache_folder
+from ovd_envs.search.base import SearchRequest
+from retrieval_index.client import RetrievalClient
 from retrieval_index.documents import Document
+from retrieval_index.index import Mode, PassageIndex
+from retrieval_index.qdrant import QdrantIndex
+from retrieval_index.rerank import Reranked
 
-if TYPE_CHECKING:
-    from retrieval_index import PassageIndex
-
-CACHE_VARIABLE = "OVD_CACHE"
 _ATTEMPTS = 3
 
 
-def open_search(search: Any) -> SearchEngine:
-    """The index in a folder or behind a URL, or any object with a `search(queries, k)` method, as
-    it is.
+class AnswersQueries(Protocol):
+    """An engine that needs the queries alone."""
 
-    Raises OptionError for anything else, and for a folder that holds no sound index.
-    """
-    if isinstance(search, str) and search.startswith(("http://", "https://")):
-        from retrieval_index.client import RetrievalClient
+    def search(self, queries: Sequence[str], k: int) -> list[list[Document]]: ...
 
-        return RetrievalClient(search)
-    if isinstance(search, str) and search.startswith("qdrant://"):
-        from retrieval_index.qdrant import QdrantIndex
 
-        return QdrantIndex.open(search)
-    if isinstance(search, str | Path):
-        from retrieval_index import PassageIndex
+class IndexSearch:
+    """An index as a search engine: one batch of distinct queries, whoever asks."""
 
-        return PassageIndex.open(search)
-    if isinstance(search, SearchEngine) and not isinstance(search, type):
-        return search
-    raise OptionError(
-        f"search={search!r}: expected an index folder (scripts/build_index.py makes one), the URL"
-        " of a served one, or an object with search(queries, k)"
-    )
+    def __init__(self, index: AnswersQueries) -> None:
+        self.index = index
+
+    @property
+    def get(self) -> Callable[[Iterable[str]], Sequence[Document]] | None:
+        """Passages by id, where the index can look them up."""
+        return getattr(self.index, "get", None)
+
+    def search(self, requests: Sequence[SearchRequest], k: int) -> list[list[Document]]:
+        queries = [request.query for request in requests]
+        distinct = list(dict.fromkeys(queries))
+        results = self.index.search(distinct, k)
+        if len(results) != len(distinct):
+            raise ValueError(f"{len(results)} lists of passages came for {len(distinct)} queries")
+        passages = dict(zip(distinct, results, strict=True))
+        return [passages[query] for query in queries]
+
+    def __deepcopy__(self, memo: object) -> IndexSearch:
+        return self
+
+
+@dataclass(frozen=True)
+class IndexOptions:
+    """An index in a folder."""
+
+    path: Path
+    mode: Mode | None = None
+    """"dense", "bm25" or "hybrid"; by default the index's own."""
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """An index that `scripts/serve_index.py` serves."""
+
+    url: str
+    mode: Mode | None = None
+    """"dense", "bm25" or "hybrid"; by default the index's own."""
+    seconds: float = 60.0
+    """Time limit of a request."""
+
+
+@dataclass(frozen=True)
+class QdrantOptions:
+    """A collection at qdrant://HOST[:PORT]/COLLECTION."""
+
+    url: str
+
+
+def as_engine(given: Any) -> Any:
+    """What `retrieval_index` offers becomes a search engine; anything else stays as it is."""
+    ours = (PassageIndex, RetrievalClient, QdrantIndex, Reranked)
+    return IndexSearch(given) if isinstance(given, ours) else given
+
+
+def open_index(options: IndexOptions) -> IndexSearch:
+    return IndexSearch(PassageIndex.open(options.path, mode=options.mode))
+
+
+def open_server(options: ServerOptions) -> IndexSearch:
+    return IndexSearch(RetrievalClient(options.url, mode=options.mode, seconds=options.seconds))
+
+
+def open_qdrant(options: QdrantOptions) -> IndexSearch:
+    return IndexSearch(QdrantIndex.open(options.url))
 
 
 def cached_index(passages: Sequence[Document], name: str = "passages") -> PassageIndex:
@@ -56,7 +105,7 @@ def cached_index(passages: Sequence[Document], name: str = "passages") -> Passag
     builds in a folder of its own, the first to move it into place wins, and the rest open that.
     The environment variable OVD_CACHE says where the cache is.
     """
-    from retrieval_index import HashingEncoder, IndexFileError, PassageIndex, build_index
+    from retrieval_index import HashingEncoder, IndexFileError, build_index
 
     encoder = HashingEncoder()
     folder = cache_folder() / "indexes" / f"{name}-{_key(passages, encoder.fingerprint)}"
@@ -79,12 +128,6 @@ def cached_index(passages: Sequence[Document], name: str = "passages") -> Passag
         finally:
             shutil.rmtree(private, ignore_errors=True)
     return PassageIndex.open(folder, verify=True)
-
-
-def cache_folder() -> Path:
-    from platformdirs import user_cache_dir
-
-    return Path(os.environ.get(CACHE_VARIABLE) or user_cache_dir("ovd"))
 
 
 def _key(passages: Sequence[Document], encoder: str) -> str:

@@ -16,6 +16,7 @@ from typing import Literal
 from ovd_envs.episode import Task
 from ovd_envs.errors import OptionError
 
+Split = Literal["train", "test"]
 LARGEST = 99
 CHANGE = 30
 """The most that one step adds or takes away."""
@@ -53,7 +54,7 @@ def arithmetic_tasks(
     count: int,
     *,
     seed: int = 0,
-    split: Literal["train", "test"] = "train",
+    split: Split = "train",
     levels: Sequence[int] = (1, 2, 3),
 ) -> list[Task]:
     """`count` different problems, the levels in turn. `metadata` has "steps" (["14+8=22", ...])

@@ -10,19 +10,33 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
 from ovd_envs.episode import Task
-from ovd_envs.errors import TaskError
+from ovd_envs.errors import OptionError, TaskError
 
 _QUESTION = '"id", "question" and "answers"'
 _PROBLEM = '"id", "problem" and "answer"'
 
 
+def given_tasks(tasks: object) -> Sequence[Task]:
+    """Tasks as an environment's option holds them: a file's path, or a list of Tasks.
+
+    Raises TaskError for a bad file, OptionError for anything else.
+    """
+    if isinstance(tasks, str | Path):
+        return load_tasks(tasks)
+    items = cast("Sequence[Any]", tasks) if isinstance(tasks, Sequence) else ()
+    if not items or not isinstance(items[0], Task):
+        raise OptionError(f"tasks={tasks!r:.100}: expected a JSON Lines file or a list of Tasks")
+    return cast("Sequence[Task]", items)
+
+
 def load_tasks(path: str | Path) -> list[Task]:
-    """All tasks of a .jsonl or .jsonl.gz file.
+    """All tasks of a .jsonl or .jsonl.gz file. A file that has not changed is parsed once.
 
     Raises TaskError for a missing or empty file, and naming the line that is broken, lacks a
     field or repeats an id.
@@ -30,6 +44,12 @@ def load_tasks(path: str | Path) -> list[Task]:
     path = Path(path)
     if not path.is_file():
         raise TaskError(f"no tasks at {path}: expected a .jsonl or .jsonl.gz file")
+    found = path.stat()
+    return list(_parsed(path, found.st_mtime_ns, found.st_size))
+
+
+@lru_cache(maxsize=16)
+def _parsed(path: Path, modified: int, size: int) -> tuple[Task, ...]:
     tasks: dict[str, Task] = {}
     for number, line in _lines(path):
         where = f"{path}, line {number}"
@@ -39,7 +59,7 @@ def load_tasks(path: str | Path) -> list[Task]:
         tasks[task.id] = task
     if not tasks:
         raise TaskError(f"{path} holds no tasks: expected one JSON object a line")
-    return list(tasks.values())
+    return tuple(tasks.values())
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:

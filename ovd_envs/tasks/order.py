@@ -47,3 +47,20 @@ def choose(tasks: Sequence[Task], choice: Any, option: str) -> Task:
     near = get_close_matches(str(choice), [task.id for task in tasks[:100_000]], n=3)
     hint = f"did you mean {', '.join(near)}?" if near else "expected a Task or the id of one"
     raise TaskError(f"{option}={choice!r}: {hint}")
+
+
+class TaskDrawer:
+    """The task and the seed of the next episode, from one generator."""
+
+    def __init__(self, tasks: Sequence[Task], generator: np.random.Generator) -> None:
+        self._tasks = tasks
+        self._generator = generator
+        self._order = TaskOrder(len(tasks), generator)
+
+    def draw(self, choice: Any, option: str) -> tuple[Task, int]:
+        """The next task, or the chosen one, which does not use up the order's."""
+        if choice is None:
+            task = self._tasks[self._order.draw()]
+        else:
+            task = choose(self._tasks, choice, option)
+        return task, int(self._generator.random() * 2**31)

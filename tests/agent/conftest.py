@@ -6,17 +6,19 @@ import pytest
 from student_server import StudentServer
 
 from ovd_agent.models import tiny_model
-from ovd_envs.make import make_scenario
+from ovd_envs.registry import make_scenario
 
 
 @pytest.fixture(scope="session")
 def webqa():
-    return make_scenario("ovd/WebQA-v0", passages=100, count=30, top_k=1)
+    return make_scenario(
+        "ovd/WebQA-v0", passages=100, count=30, hops=(1, 2, 3), max_turns=5, max_invalid=None
+    )
 
 
 @pytest.fixture(scope="session")
 def arithmetic():
-    return make_scenario("ovd/Math-v0", count=30)
+    return make_scenario("ovd/Math-v0", count=30, max_turns=8)
 
 
 @pytest.fixture(scope="session")

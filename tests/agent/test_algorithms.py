@@ -1,16 +1,20 @@
 """The rules by which trajectories become rows."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ovd_agent.algorithms.advantages import group_advantages, score_to_go
+from ovd_agent.algorithms.base import Context
 from ovd_agent.algorithms.grpo import GRPO
-from ovd_agent.algorithms.ovd import OVD
+from ovd_agent.algorithms.ovd import OVD, Advantage
 from ovd_agent.algorithms.sft import SFT
-from ovd_agent.group import DemonstrationError, Group, reject_and_replace
-from ovd_agent.trajectory import Trajectory
+from ovd_agent.losses import loss_components
+from ovd_agent.rollouts.group import DemonstrationError, Group, reject_and_replace
+from ovd_agent.rollouts.trajectory import Trajectory
 from ovd_envs.episode import Episode, Task, Turn, VerbalScore
 
 TASK = Task("t", "q", ("a",))
@@ -33,6 +37,18 @@ def trajectory(scores: list[int | None], reward: float, author="student", token=
     return result
 
 
+CONTEXT: Any = Context(0, 1, 10, None)
+LOSSES = loss_components()
+
+
+def make_ovd(**options: Any) -> OVD:
+    """OVD with the mean of the student's samples as baseline, unless told otherwise."""
+    own = {"reward": "outcome", "credit": "trajectory", "baseline": "student"}
+    own = {name: options.pop(name, usual) for name, usual in own.items()}
+    divide = options.pop("divide_by_std", False)
+    return OVD(**options, advantage=Advantage(**own, divide_by_std=divide))
+
+
 def group(*samples: Trajectory, demonstrations: int = 0) -> Group:
     taught = [trajectory([9, 9], 1.0, "teacher", token=20) for _ in range(demonstrations)]
     return Group(TASK, list(samples), taught)
@@ -52,14 +68,14 @@ def test_equal_rewards_give_zero_advantage_and_no_nan(reward: float):
 
 
 def test_grpo_trains_student_tokens_only():
-    rows = GRPO(samples=2).rows(group(trajectory([1, 1], 0.0), trajectory([9, 9], 1.0)))
+    rows = GRPO(samples=2).rows(group(trajectory([1, 1], 0.0), trajectory([9, 9], 1.0)), CONTEXT)
     for row, sign in zip(rows, (-1, 1), strict=True):
-        row.check()
+        row.check(LOSSES)
         student = np.isin(row.ids, [7, 8])
-        assert (row.pg == student).all()
-        assert (np.sign(row.advantage) == sign * student).all()
-        assert (row.ce == 0).all()
-        np.testing.assert_array_equal(row.behaviour[student], [-1, -2, -1, -2])
+        assert (row.stream("pg") == student).all()
+        assert (np.sign(row.stream("advantage")) == sign * student).all()
+        assert (row.stream("ce") == 0).all()
+        np.testing.assert_array_equal(row.stream("behaviour")[student], [-1, -2, -1, -2])
 
 
 def test_grpo_needs_a_group():
@@ -68,62 +84,66 @@ def test_grpo_needs_a_group():
 
 
 def test_sft_imitates_teacher_tokens_only():
-    (row,) = SFT().rows(group(demonstrations=1))
-    assert (row.ce == np.isin(row.ids, [20, 21])).all()
-    assert (row.pg == 0).all()
+    (row,) = SFT().rows(group(demonstrations=1), CONTEXT)
+    assert (row.stream("ce") == np.isin(row.ids, [20, 21])).all()
+    assert (row.stream("pg") == 0).all()
 
 
 def test_ovd_accepts_at_the_threshold_and_replaces_below():
     samples = [trajectory([6, 8], 1.0), trajectory([6, 7], 0.0)]
-    ovd = OVD(samples=2, threshold=7)
+    ovd = make_ovd(samples=2, threshold=7)
     assert [ovd.score(sample) for sample in samples] == [7.0, 6.5]
     assert ovd.demonstrations(samples) == 1
-    rows = ovd.rows(group(*samples, demonstrations=1))
-    assert [bool(row.pg.any()) for row in rows] == [True, False]
-    assert [bool(row.ce.any()) for row in rows] == [False, True]
+    rows = ovd.rows(group(*samples, demonstrations=1), CONTEXT)
+    assert [bool(row.stream("pg").any()) for row in rows] == [True, False]
+    assert [bool(row.stream("ce").any()) for row in rows] == [False, True]
 
 
 @pytest.mark.parametrize(("aggregate", "score"), [("mean", 5.0), ("min", 1.0), ("last", 9.0)])
 def test_ovd_aggregates_step_scores(aggregate, score: float):
-    assert OVD(aggregate=aggregate).score(trajectory([5, 1, 9], 1.0)) == score
+    assert make_ovd(aggregate=aggregate).score(trajectory([5, 1, 9], 1.0)) == score
 
 
 def test_ovd_with_all_rejected_only_imitates():
     samples = [trajectory([0], 0.0) for _ in range(3)]
-    ovd = OVD(samples=3, threshold=5)
+    ovd = make_ovd(samples=3, threshold=5)
     assert ovd.demonstrations(samples) == 1
-    rows = ovd.rows(group(*samples, demonstrations=1))
+    rows = ovd.rows(group(*samples, demonstrations=1), CONTEXT)
     # Three equal demonstrations are one row that counts three times.
     (row,) = rows
     assert row.copies == 3
-    assert set(row.ce) == {0.0, 1.0}
-    assert not row.pg.any()
+    assert set(row.stream("ce")) == {0.0, 1.0}
+    assert not row.stream("pg").any()
 
 
 def test_ovd_with_none_rejected_is_grpo():
     samples = [trajectory([9], 0.0), trajectory([9], 1.0)]
-    ovd, grpo = OVD(samples=2, threshold=5, divide_by_std=True), GRPO(samples=2)
+    ovd, grpo = make_ovd(samples=2, threshold=5, divide_by_std=True), GRPO(samples=2)
     assert ovd.demonstrations(samples) == 0
-    for mine, theirs in zip(ovd.rows(group(*samples)), grpo.rows(group(*samples)), strict=True):
+    for mine, theirs in zip(
+        ovd.rows(group(*samples), CONTEXT), grpo.rows(group(*samples), CONTEXT), strict=True
+    ):
         for name in ("pg", "ce", "advantage", "behaviour"):
-            np.testing.assert_array_equal(getattr(mine, name), getattr(theirs, name))
+            np.testing.assert_array_equal(mine.stream(name), theirs.stream(name))
 
 
 def test_ovd_threshold_zero_accepts_all_and_beyond_the_scale_rejects_all():
     samples = [trajectory([level], 0.0) for level in range(10)]
-    assert OVD(threshold=0).demonstrations(samples) == 0
-    assert OVD(threshold=10).demonstrations(samples) == 1
-    for threshold in (-1, 10.5):
-        with pytest.raises(ValueError, match=r"expected 0 \(keep all\) to 10"):
-            OVD(threshold=threshold)
+    assert make_ovd(threshold=0).demonstrations(samples) == 0
+    assert make_ovd(threshold=10).demonstrations(samples) == 1
+    with pytest.raises(ValueError, match=r"threshold=-1: expected 0 \(keep all\) or more"):
+        make_ovd(threshold=-1)
+    make_ovd(threshold=10).check(10)
+    with pytest.raises(ValueError, match=r"expected 0 \(keep all\) to 10"):
+        make_ovd(threshold=10.5).check(10)
     with pytest.raises(ValueError, match="to 5"):
-        OVD(threshold=7, score_levels=5)
+        make_ovd(threshold=7).check(5)
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=12), st.floats(0.05, 1), st.integers(0, 10))
 def test_a_rising_threshold_accepts_the_best_and_no_more(levels, share, floor):
     samples = [trajectory([level], 0.0) for level in levels]
-    theta = OVD(threshold=floor, accept_at_most=share).adapted(samples).threshold
+    theta = make_ovd(threshold=floor, accept_at_most=share).adapted(samples, CONTEXT).threshold
     accepted = [level for level in levels if level >= theta]
     rejected = [level for level in levels if floor <= level < theta]
     assert theta >= floor
@@ -138,86 +158,92 @@ def test_a_rising_threshold_accepts_the_best_and_no_more(levels, share, floor):
 
 def test_a_rising_threshold_leaves_out_what_has_no_score():
     samples = [trajectory([None], 1.0), trajectory([4], 0.0), trajectory([6], 0.0)]
-    assert OVD(threshold=0, accept_at_most=0.5).adapted(samples).threshold == 6
-    assert OVD(threshold=3, accept_at_most=0.5).adapted(samples[:1]).threshold == 3
+    assert make_ovd(threshold=0, accept_at_most=0.5).adapted(samples, CONTEXT).threshold == 6
+    assert make_ovd(threshold=3, accept_at_most=0.5).adapted(samples[:1], CONTEXT).threshold == 3
     for share in (0, 1.5):
         with pytest.raises(ValueError, match="accept_at_most"):
-            OVD(accept_at_most=share)
+            make_ovd(accept_at_most=share)
 
 
 def test_an_unscored_sample_leaves_the_step():
     samples = [trajectory([None], 1.0), trajectory([9], 0.0)]
-    ovd = OVD(samples=2, threshold=10)
+    ovd = make_ovd(samples=2, threshold=10)
     assert ovd.demonstrations(samples) == 1
-    assert len(OVD(samples=2, threshold=5).rows(group(*samples))) == 1
+    assert len(make_ovd(samples=2, threshold=5).rows(group(*samples), CONTEXT)) == 1
 
 
 def test_ratio_one_demonstrations_have_no_behaviour_policy():
     samples = [trajectory([9], 0.0), trajectory([0], 0.0)]
-    ovd = OVD(samples=2, threshold=5, enter="ratio_one", statistics="mixture")
-    student, teacher = ovd.rows(group(*samples, demonstrations=1))
+    ovd = make_ovd(samples=2, threshold=5, demonstration_loss="ratio_one", baseline="mixture")
+    student, teacher = ovd.rows(group(*samples, demonstrations=1), CONTEXT)
     taught = np.isin(teacher.ids, [20, 21])
-    assert (teacher.pg == taught).all()
-    assert np.isnan(teacher.behaviour).all()
-    assert (teacher.advantage[taught] > 0).all()
-    assert (student.advantage[student.pg > 0] < 0).all()
+    assert (teacher.stream("pg") == taught).all()
+    assert np.isnan(teacher.stream("behaviour")).all()
+    assert (teacher.stream("advantage")[taught] > 0).all()
+    assert (student.stream("advantage")[student.stream("pg") > 0] < 0).all()
 
 
-def test_statistics_say_whose_rewards_are_the_baseline():
+def test_the_baseline_says_whose_rewards_are_the_baseline():
     samples = [trajectory([9], 1.0), trajectory([0], 0.0)]
-    mixed = OVD(samples=2, threshold=5, statistics="mixture")
-    own = OVD(samples=2, threshold=5, statistics="student")
+    mixed = make_ovd(samples=2, threshold=5, baseline="mixture")
+    own = make_ovd(samples=2, threshold=5, baseline="student")
     filled = group(*samples, demonstrations=1)
     # In the mixture both are right, so nothing is better than average; alone, the student's
     # accepted sample beats its own mean.
-    assert mixed.rows(filled)[0].advantage.max() == 0
-    assert own.rows(filled)[0].advantage.max() == pytest.approx(0.5)
+    assert mixed.rows(filled, CONTEXT)[0].stream("advantage").max() == 0
+    assert own.rows(filled, CONTEXT)[0].stream("advantage").max() == pytest.approx(0.5)
 
 
-def test_without_statistics_an_accepted_group_still_teaches():
+def test_without_a_baseline_an_accepted_group_still_teaches():
     accepted = group(trajectory([9], 1.0), trajectory([9], 1.0))
-    usual = OVD(samples=2, threshold=5).rows(accepted)
-    assert not any(row.trained.any() for row in usual)
-    plain = OVD(samples=2, threshold=5, statistics="none").rows(accepted)
-    assert [row.advantage[row.pg > 0].min() for row in plain] == [1.0, 1.0]
+    usual = make_ovd(samples=2, threshold=5).rows(accepted, CONTEXT)
+    assert not any(row.trained(LOSSES).any() for row in usual)
+    plain = make_ovd(samples=2, threshold=5, baseline="none").rows(accepted, CONTEXT)
+    assert [row.stream("advantage")[row.stream("pg") > 0].min() for row in plain] == [1.0, 1.0]
 
 
 def test_a_whole_group_replaced_by_one_demonstration_teaches_only_by_cross_entropy():
     """Taken literally, the paper's mixture has equal rewards here and no gradient at all."""
     samples = [trajectory([0], 0.0) for _ in range(4)]
     filled = group(*samples, demonstrations=1)
-    literal = OVD(threshold=5, enter="ratio_one", statistics="mixture", divide_by_std=True)
-    (row,) = literal.rows(filled)
-    assert not row.trained.any()
-    (against_itself,) = OVD(threshold=5, enter="ratio_one", statistics="student").rows(filled)
-    assert against_itself.trained.any()
-    assert (against_itself.advantage[against_itself.trained] == 1.0).all()
-    (imitated,) = OVD(threshold=5).rows(filled)
-    assert (imitated.trained.any(), imitated.copies) == (True, 4)
+    literal = make_ovd(
+        threshold=5, demonstration_loss="ratio_one", baseline="mixture", divide_by_std=True
+    )
+    (row,) = literal.rows(filled, CONTEXT)
+    assert not row.trained(LOSSES).any()
+    (against_itself,) = make_ovd(
+        threshold=5, demonstration_loss="ratio_one", baseline="student"
+    ).rows(filled, CONTEXT)
+    assert against_itself.trained(LOSSES).any()
+    assert (against_itself.stream("advantage")[against_itself.trained(LOSSES)] == 1.0).all()
+    (imitated,) = make_ovd(threshold=5).rows(filled, CONTEXT)
+    assert (imitated.trained(LOSSES).any(), imitated.copies) == (True, 4)
 
 
 def test_shaped_demonstrations_have_their_own_stream():
-    (row,) = OVD(samples=1, threshold=5, enter="shaped").rows(
-        group(trajectory([0], 0.0), demonstrations=1)
+    (row,) = make_ovd(samples=1, threshold=5, demonstration_loss="shaped").rows(
+        group(trajectory([0], 0.0), demonstrations=1), CONTEXT
     )
-    assert (row.shaped == np.isin(row.ids, [20, 21])).all()
-    assert not row.ce.any()
-    assert not row.pg.any()
+    assert (row.stream("shaped") == np.isin(row.ids, [20, 21])).all()
+    assert not row.stream("ce").any()
+    assert not row.stream("pg").any()
 
 
 def test_the_score_can_be_the_reward():
     samples = [trajectory([9], 0.0), trajectory([6], 1.0)]
-    by_score = OVD(samples=2, threshold=5, reward="score").rows(group(*samples))
-    by_outcome = OVD(samples=2, threshold=5).rows(group(*samples))
-    assert [row.advantage.max() > 0 for row in by_score] == [True, False]
-    assert [row.advantage.max() > 0 for row in by_outcome] == [False, True]
+    by_score = make_ovd(samples=2, threshold=5, reward="score").rows(group(*samples), CONTEXT)
+    by_outcome = make_ovd(samples=2, threshold=5).rows(group(*samples), CONTEXT)
+    assert [row.stream("advantage").max() > 0 for row in by_score] == [True, False]
+    assert [row.stream("advantage").max() > 0 for row in by_outcome] == [False, True]
 
 
 def test_credit_by_step_is_the_mean_score_to_go_against_the_group():
     first, second = trajectory([9, 0], 0.0), trajectory([9, 9], 1.0)
     assert score_to_go(first, 10) == pytest.approx([0.5, 0.0])
-    rows = OVD(samples=2, threshold=0, credit="step", reward="score").rows(group(first, second))
-    found = [sorted(set(row.advantage[row.pg > 0].tolist())) for row in rows]
+    rows = make_ovd(samples=2, threshold=0, credit="step", reward="score").rows(
+        group(first, second), CONTEXT
+    )
+    found = [sorted(set(row.stream("advantage")[row.stream("pg") > 0].tolist())) for row in rows]
     # The baseline is the mean of the two scores, 0.5 and 1.
     assert found == [pytest.approx([-0.75, -0.25]), pytest.approx([0.25])]
 
@@ -237,32 +263,35 @@ def test_each_rejected_sample_is_replaced_where_there_is_a_demonstration():
         reject_and_replace(Group(TASK, samples, [other]), [9, 3, 7, 0], 7)
 
 
-@pytest.mark.parametrize("statistics", ["student", "mixture", "none"])
-def test_without_a_demonstration_only_accepted_samples_are_trained_on(statistics):
+@pytest.mark.parametrize("baseline", ["student", "mixture", "none"])
+def test_without_a_demonstration_only_accepted_samples_are_trained_on(baseline):
     kept, rejected = trajectory([9], 1.0), trajectory([0], 0.0)
-    algorithm = OVD(samples=2, statistics=statistics)
-    rows = algorithm.rows(group(kept, rejected))
+    algorithm = make_ovd(samples=2, baseline=baseline)
+    rows = algorithm.rows(group(kept, rejected), CONTEXT)
     assert [row.ids for row in rows] == [kept.ids]
-    assert algorithm.rows(group(rejected, rejected)) == []
+    assert algorithm.rows(group(rejected, rejected), CONTEXT) == []
 
 
 def test_without_demonstrations_keeping_what_is_rejected_is_grpo():
     right, wrong = trajectory([9], 1.0), trajectory([0], 0.0)
     one = group(right, wrong, wrong, wrong)
-    ours = OVD(samples=4, unreplaced="keep", divide_by_std=True).rows(one)
-    theirs = GRPO(samples=4).rows(one)
+    ours = make_ovd(samples=4, unreplaced="keep", divide_by_std=True).rows(one, CONTEXT)
+    theirs = GRPO(samples=4).rows(one, CONTEXT)
     for row, expected in zip(ours, theirs, strict=True):
         assert row.ids == expected.ids
-        np.testing.assert_allclose(row.pg * row.advantage, expected.pg * expected.advantage)
+        np.testing.assert_allclose(
+            row.stream("pg") * row.stream("advantage"),
+            expected.stream("pg") * expected.stream("advantage"),
+        )
     assert [row.kind for row in ours] == ["student", *["rejected"] * 3]
 
 
 def test_what_is_replaced_is_never_kept():
     samples = [trajectory([9], 1.0), trajectory([0], 0.0)]
-    rows = OVD(samples=2, unreplaced="keep").rows(group(*samples, demonstrations=1))
+    rows = make_ovd(samples=2, unreplaced="keep").rows(group(*samples, demonstrations=1), CONTEXT)
     assert [row.kind for row in rows] == ["student", "demonstration"]
 
 
 def test_an_unscored_sample_is_never_kept():
-    rows = OVD(samples=2, unreplaced="keep").rows(group(trajectory([None], 1.0)))
+    rows = make_ovd(samples=2, unreplaced="keep").rows(group(trajectory([None], 1.0)), CONTEXT)
     assert rows == []

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from ovd_agent.learner import checkpoint
+from ovd_agent.learner import checkpoint, folders
 from ovd_agent.learner.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from ovd_agent.learner.learner import Learner, LearnerConfig
 from tests.agent.test_learner import rows_of
@@ -92,13 +92,22 @@ def test_the_last_ones_are_kept_and_pointed_at(tmp_path):
     assert names == ["checkpoint-000003", "checkpoint-000004", "latest"]
     assert (tmp_path / "latest").read_text() == "checkpoint-000004"
     assert load(tmp_path, learner) == {"number": 3}
+    best = save(tmp_path, learner, best=True)
+    assert best.name == (tmp_path / "best").read_text() == "checkpoint-000005"
+    for _ in range(3):
+        save(tmp_path, learner, keep=1)
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == [
+        "checkpoint-000005",
+        "checkpoint-000008",
+    ]
+    (tmp_path / "best").unlink()
     save(tmp_path, learner, keep=1)
-    assert latest_checkpoint(tmp_path).name == "checkpoint-000005"
+    assert latest_checkpoint(tmp_path).name == "checkpoint-000009"
     assert len(list(tmp_path.glob("checkpoint-*"))) == 1
 
 
 @pytest.mark.parametrize(
-    "moment", ["tokenizer", "optimizer.safetensors", "state.json", "unfinished", "latest.tmp"]
+    "moment", ["tokenizer", "optimizer.safetensors", "state.json", "unfinished", "latest"]
 )
 def test_a_save_killed_at_any_moment_leaves_a_usable_checkpoint(tmp_path, monkeypatch, moment):
     learner = new_learner()
@@ -114,6 +123,12 @@ def test_a_save_killed_at_any_moment_leaves_a_usable_checkpoint(tmp_path, monkey
 
     with monkeypatch.context() as patch:
         replace_path, write = Path.replace, Path.write_text
+        write_pointer = folders.write_atomically
+        patch.setattr(
+            folders,
+            "write_atomically",
+            lambda path, text: (killed_at(path), write_pointer(path, text)),
+        )
         patch.setattr(
             Path, "replace", lambda path, to: (killed_at(path), replace_path(path, to))[1]
         )

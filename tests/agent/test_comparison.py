@@ -1,13 +1,11 @@
 """The statistics of a comparison against known cases, and the command from plan to report."""
 
 import csv
-import importlib.util
 import json
 import re
 import shutil
 import signal
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,16 +13,19 @@ import numpy as np
 import pytest
 
 from ovd_agent.algorithms.ovd import OVD
-from ovd_agent.comparison import Difference, Run, acceptance, difference, grades, read_run
-from ovd_agent.config import RolloutConfig, TrainConfig
-from ovd_agent.trainer import Trainer
+from ovd_agent.cli import compare, main
+from ovd_agent.runs.comparison import Difference, Run, acceptance, difference, grades, read_run
+from ovd_agent.runs.config import RolloutConfig, TrainConfig
+from ovd_agent.runs.trainer import Trainer
 from ovd_envs.errors import OptionError
 
-ROOT = Path(__file__).parents[2]
-SPEC = importlib.util.spec_from_file_location("compare", ROOT / "scripts/compare.py")
-compare = importlib.util.module_from_spec(SPEC)
-sys.modules["compare"] = compare
-SPEC.loader.exec_module(compare)
+
+def run_command(options):
+    """The command with these options; its exit status."""
+    arguments = ["--plan", str(options.plan), "--out", str(options.out)]
+    arguments += ["--only-read"] if options.only_read else []
+    arguments += ["--baseline", options.baseline] if options.baseline else []
+    return main.run("ovd_agent.cli.compare", arguments)
 
 
 def run(em, seed=0, evaluations=(0.0,)):
@@ -114,13 +115,13 @@ def test_runs_of_other_questions_are_not_compared():
 
 
 def test_options_become_those_of_the_command_line():
-    plan = {"updates": 3, "environment": {"world_seed": 2, "difficulty": [1, 2]}}
-    assert compare.arguments(plan) == [
-        *("--updates", "3", "--environment.world-seed", "2"),
-        *("--environment.difficulty", "1", "2"),
+    plan = {"updates": 3, "env": {"name": "me/Code-v0", "world_seed": 2, "hops": [1, 2]}}
+    assert compare.as_arguments(plan) == [
+        *("--updates", "3", "--env", "me/Code-v0", "--env.world-seed", "2"),
+        *("--env.hops", "1", "2"),
     ]
-    assert compare.arguments({"ovd": {"divide_by_std": False}}) == ["--ovd.no-divide-by-std"]
-    assert compare.arguments({"ovd": {"divide_by_std": True}}) == ["--ovd.divide-by-std"]
+    assert compare.as_arguments({"algorithm": {"fair": False}}) == ["--algorithm.no-fair"]
+    assert compare.as_arguments({"algorithm": {"fair": True}}) == ["--algorithm.fair"]
 
 
 @pytest.mark.parametrize(
@@ -148,8 +149,8 @@ updates = 1
 [arms.sft]
 algorithm = "sft"
 [arms.ovd]
-algorithm = "ovd"
-ovd.samples = 2
+algorithm.name = "ovd"
+algorithm.samples = 2
 """
 
 
@@ -159,7 +160,7 @@ def real(tmp_path_factory):
     out = tmp_path_factory.mktemp("real") / "run"
     rollout = RolloutConfig(max_new_tokens=3, max_length=900, slots=8)
     small = {"student": "tiny", "updates": 1, "tasks_per_update": 2, "eval_count": 3}
-    Trainer(TrainConfig(out=out, rollout=rollout, ovd=OVD(samples=2), **small)).run()
+    Trainer(TrainConfig(out=out, rollout=rollout, algorithm=OVD(samples=2), **small)).run()
     return out
 
 
@@ -186,11 +187,11 @@ def trained(real, tmp_path, monkeypatch):
 
 def test_from_a_plan_to_a_report_and_again_without_training(trained, capsys):
     options, commands = trained
-    assert compare.main(options) == 0
+    assert run_command(options) == 0
     assert "undecided" in capsys.readouterr().out  # two seeds decide nothing
     trained_in_order = [Path(command[command.index("--out") + 1]).name for command in commands]
     assert trained_in_order == ["sft-0", "ovd-0", "sft-1", "ovd-1"]
-    assert commands[1][-6:] == ["--updates", "1", "--algorithm", "ovd", "--ovd.samples", "2"]
+    assert commands[1][-6:] == ["--updates", "1", "--algorithm", "ovd", "--algorithm.samples", "2"]
     rows = list(csv.DictReader((options.out / "results.csv").open()))
     assert [(row["arm"], row["seed"]) for row in rows] == [
         *(("sft", "0"), ("sft", "1"), ("ovd", "0"), ("ovd", "1"))
@@ -198,7 +199,7 @@ def test_from_a_plan_to_a_report_and_again_without_training(trained, capsys):
     page = (options.out / "comparison.html").read_text()
     assert len(re.findall(r'<circle class="dot', page)) >= 4
     assert (options.out / "comparison.png").read_bytes().startswith(b"\x89PNG")
-    assert compare.main(options) == 0
+    assert run_command(options) == 0
     assert len(commands) == 4  # what is finished is read
     assert len(list(options.out.glob("*/checkpoints/*/model.safetensors"))) == 4
     assert not list(options.out.glob("*/checkpoints/*/optimizer.safetensors"))
@@ -206,28 +207,28 @@ def test_from_a_plan_to_a_report_and_again_without_training(trained, capsys):
 
 def test_arms_are_compared_with_any_one_of_them(trained, capsys):
     options, _ = trained
-    assert compare.main(replace(options, baseline="ovd")) == 0
+    assert run_command(replace(options, baseline="ovd")) == 0
     assert "minus ovd" in capsys.readouterr().out
-    assert compare.main(replace(options, baseline="grpo")) == 2
+    assert run_command(replace(options, baseline="grpo")) == 2
     assert "`baseline` to be one of them" in capsys.readouterr().err
 
 
 def test_an_arm_may_start_from_another(trained):
     options, commands = trained
     options.plan.write_text(PLAN + 'student = "{out}/sft-{seed}"\n')
-    assert compare.main(options) == 0
+    assert run_command(options) == 0
     students = [c[c.index("--student") + 1] for c in commands if "--student" in c]
     assert students == [str(options.out / "sft-0"), str(options.out / "sft-1")]
 
 
 def test_only_seeds_that_all_arms_finished_are_compared(trained, capsys):
     options, _ = trained
-    assert compare.main(options) == 0
+    assert run_command(options) == 0
     shutil.rmtree(options.out / "ovd-1")
-    assert compare.main(replace(options, only_read=True)) == 0
+    assert run_command(replace(options, only_read=True)) == 0
     assert len(list(csv.DictReader((options.out / "results.csv").open()))) == 2
     shutil.rmtree(options.out / "sft-0")
-    assert compare.main(replace(options, only_read=True)) == 2
+    assert run_command(replace(options, only_read=True)) == 2
     assert "no seed is finished in every arm" in capsys.readouterr().err
 
 
@@ -235,7 +236,7 @@ def test_a_run_that_fails_is_named(trained, monkeypatch, capsys):
     options, _ = trained
     failed = subprocess.CompletedProcess([], 2)
     monkeypatch.setattr(compare.subprocess, "run", lambda command, check: failed)
-    assert compare.main(options) == 2
+    assert run_command(options) == 2
     assert "arm 'sft', seed 0" in capsys.readouterr().err
 
 
@@ -249,7 +250,7 @@ def test_ctrl_c_in_a_run_ends_the_comparison(trained, monkeypatch, capsys, code)
         return subprocess.CompletedProcess(command, code)
 
     monkeypatch.setattr(compare.subprocess, "run", run_script)
-    assert compare.main(options) == 130
+    assert run_command(options) == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert len(ended) == 1
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from ovd_agent.demonstrations import DemonstrationConfig, Demonstrator
+from ovd_agent.rollouts.demonstrations import DemonstrationConfig, Demonstrations
 from ovd_envs.episode import VerbalScore
 from ovd_envs.errors import OptionError
-from ovd_envs.make import make_scenario
+from ovd_envs.registry import make_scenario
 
 
 class Teacher:
@@ -30,7 +30,7 @@ class Teacher:
 def setting():
     def make(teacher, **options):
         scenario, tasks = make_scenario("ovd/Math-v0", count=4, teacher=teacher)
-        return Demonstrator(scenario, DemonstrationConfig(**options)), tasks
+        return Demonstrations(scenario, DemonstrationConfig(**options)), tasks
 
     return make
 
@@ -44,7 +44,7 @@ def test_the_best_of_those_that_pass_is_used(setting):
     teacher = Teacher(right=(0, 2, 3), scores={0: 5, 1: 9, 2: 8, 3: 8})
     demonstrator, tasks = setting(teacher, attempts=4)
     assert [episode.seed for episode in demonstrator.demonstrate(tasks)] == [2] * 4
-    demonstrator, tasks = setting(teacher, attempts=4, least_score=8.5)
+    demonstrator, tasks = setting(teacher, attempts=4, min_score=8.5)
     assert demonstrator.demonstrate(tasks) == [None] * 4  # right ones score too low
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ovd_agent.evaluate import bootstrap, summarise, wilson
+from ovd_agent.runs.evaluate import bootstrap, summarise, wilson
 from ovd_envs.episode import Episode, Task
 
 

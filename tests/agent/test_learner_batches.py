@@ -10,14 +10,17 @@ from hypothesis import strategies as st
 from ovd_agent.learner.batches import SHORTEST_PREFIX, micro_batches
 from ovd_agent.learner.logprobs import token_logprobs
 from ovd_agent.learner.rows import TrainingRow, denominator
+from ovd_agent.losses import loss_components
 from tests.agent.tiny import VOCABULARY, tiny_model
+
+LOSSES = loss_components()
 
 
 def row_of(length: int, seed: int = 0, prefix: int = 0) -> TrainingRow:
     rng = np.random.default_rng([seed, length])
     ids = [n % VOCABULARY for n in range(prefix)] + rng.integers(0, VOCABULARY, length).tolist()
     row = TrainingRow.blank(ids, "demonstration")
-    row.ce[prefix + 1 :] = (rng.random(length - 1) < 0.7) * rng.random(length - 1)
+    row.stream("ce")[prefix + 1 :] = (rng.random(length - 1) < 0.7) * rng.random(length - 1)
     return row
 
 
@@ -25,21 +28,23 @@ def row_of(length: int, seed: int = 0, prefix: int = 0) -> TrainingRow:
 def test_every_trained_token_is_predicted_once_within_the_budget(lengths, budget, prefix):
     rows = [row_of(length, seed, prefix) for seed, length in enumerate(lengths)]
     found = []
-    for batch in micro_batches(rows, 2.0, budget):
+    for batch in micro_batches(rows, LOSSES, 2.0, budget):
         height, width = batch.input_ids.shape
         start = batch.prefix.tolist()
         assert height == 1 or height * width + len(start) <= budget
         assert not start or (height > 1 and len(start) >= SHORTEST_PREFIX)
-        columns = zip(batch.positions.tolist(), batch.targets.tolist(), batch.tokens.ce.tolist())
+        columns = zip(
+            batch.positions.tolist(), batch.targets.tolist(), batch.streams["ce"].tolist()
+        )
         for position, target, weight in columns:
             place, column = divmod(position, width)
             assert batch.attention_mask[place, column] == 1
             context = start + batch.input_ids[place, : column + 1].tolist()
             found.append((tuple(context), target, round(2 * weight, 6)))
     expected = [
-        (tuple(row.ids[:t]), row.ids[t], round(float(row.ce[t]), 6))
+        (tuple(row.ids[:t]), row.ids[t], round(float(row.stream("ce")[t]), 6))
         for row in rows
-        for t in np.flatnonzero(row.ce)
+        for t in np.flatnonzero(row.stream("ce"))
     ]
     assert sorted(found) == sorted(expected)
 
@@ -49,20 +54,24 @@ def test_padding_may_be_any_id_even_that_of_the_end_of_text():
     model = tiny_model().eval()
     rows = [row_of(length) for length in (5, 9, 14)]
     rows[0].ids[2] = rows[1].ids[-1] = 0
-    (batch,) = micro_batches(rows, 1.0, 1000)
-    together = token_logprobs(model, batch)[0]
+    (batch,) = micro_batches(rows, LOSSES, 1.0, 1000)
+    together = token_logprobs(model, batch).logprobs
     alone = [
-        token_logprobs(model, one)[0] for row in rows[::-1] for one in micro_batches([row], 1, 999)
+        token_logprobs(model, one).logprobs
+        for row in rows[::-1]
+        for one in micro_batches([row], LOSSES, 1, 999)
     ]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-12, atol=0)
 
 
-def test_the_denominator_counts_weighed_tokens_or_rows_and_copies():
+def test_the_denominator_counts_weighted_tokens_or_rows_and_copies():
     rows = [row_of(10, seed) for seed in range(3)]
     rows[1].copies = 4
     policy = TrainingRow.blank([1, 2, 3], "student")
-    policy.pg[1:] = 1  # its advantage is 0: it has no gradient, and counts all the same
-    counts = [int((row.ce != 0).sum()) for row in rows]
-    assert denominator([*rows, policy], "tokens") == counts[0] + 4 * counts[1] + counts[2] + 2
-    assert denominator([*rows, policy, TrainingRow.blank([1, 2], "student")], "rows") == 7
-    assert denominator([], "tokens") == 1
+    policy.stream("pg")[1:] = 1  # its advantage is 0: it has no gradient, and counts all the same
+    counts = [int((row.stream("ce") != 0).sum()) for row in rows]
+    assert (
+        denominator([*rows, policy], LOSSES, "tokens") == counts[0] + 4 * counts[1] + counts[2] + 2
+    )
+    assert denominator([*rows, policy, TrainingRow.blank([1, 2], "student")], LOSSES, "rows") == 7
+    assert denominator([], LOSSES, "tokens") == 1

@@ -11,11 +11,16 @@ import torch
 
 from ovd_agent.learner import logprobs
 from ovd_agent.learner.learner import Learner, LearnerConfig
+from ovd_agent.learner.references import FrozenModel, Wants
 from ovd_agent.learner.rows import TrainingRow
+from ovd_agent.losses import loss_components
+from ovd_agent.losses.policy_gradient import PolicyGradient
 from tests.agent.tiny import VOCABULARY, tiny_model
 
-CONFIG = LearnerConfig(clip_low=0.2, clip_high=0.3)
+CONFIG = LearnerConfig()
+POLICY = PolicyGradient(clip_low=0.2, clip_high=0.3)
 TEMPERATURE = 0.7
+LOSSES = loss_components()
 KINDS = ("pg", "teacher", "ce", "kl", "shaped", "mixture")
 
 
@@ -38,7 +43,7 @@ def naive_logprobs(model, ids, temperature):
     return logprobs
 
 
-def naive_backward(model, reference, rows, config):
+def naive_backward(model, reference, rows, config, policy=POLICY):
     """Fill the gradients by the definition in TrainingRow; return loss and branches taken."""
     model.zero_grad()
     loss, trained, used, branches = 0.0, 0, 0, set()
@@ -48,17 +53,24 @@ def naive_backward(model, reference, rows, config):
             targets = naive_logprobs(reference, row.ids, TEMPERATURE)
         trained_here = 0
         for t, logp in enumerate(logprobs):
-            pg, ce, kl = float(row.pg[t]), float(row.ce[t]), float(row.kl[t])
-            advantage, behaviour = float(row.advantage[t]), float(row.behaviour[t])
-            shaped = float(row.shaped[t])
+            pg, ce, kl = (
+                float(row.stream("pg")[t]),
+                float(row.stream("ce")[t]),
+                float(row.stream("kl")[t]),
+            )
+            advantage, behaviour = (
+                float(row.stream("advantage")[t]),
+                float(row.stream("behaviour")[t]),
+            )
+            shaped = float(row.stream("shaped")[t])
             trained_here += bool(pg or ce or kl or shaped)
             if pg:
                 before = float(logp.detach()) if math.isnan(behaviour) else behaviour
                 ratio = torch.exp(logp - before)
-                truncated = float(ratio.detach()) > config.max_ratio
+                truncated = float(ratio.detach()) > policy.max_ratio
                 if truncated:  # a constant weight on the gradient of log p
-                    ratio = config.max_ratio * (1 + logp - logp.detach())
-                low, high = 1 - config.clip_low, 1 + config.clip_high
+                    ratio = policy.max_ratio * (1 + logp - logp.detach())
+                low, high = 1 - policy.clip_low, 1 + policy.clip_high
                 if advantage > 0 and ratio > high:
                     objective, branch = high * advantage, "above"
                 elif advantage < 0 and ratio < low:
@@ -90,19 +102,19 @@ def make_row(rng, model, kind, length, config=CONFIG):
     written[:2] = False
     written[length // 2 : length // 2 + 2] = False
     weight = rng.uniform(0.2, 2.0, length)
-    row.advantage[:] = rng.normal(0, 1, length)
+    row.stream("advantage")[:] = rng.normal(0, 1, length)
     if kind in ("pg", "teacher", "mixture"):
-        row.pg[:] = weight * written
+        row.stream("pg")[:] = weight * written
     if kind in ("pg", "mixture"):
         with torch.no_grad():
             now = np.array([float(p) for p in naive_logprobs(model, row.ids, TEMPERATURE)])
-        row.behaviour[:] = now + rng.normal(0, 0.4, length)
+        row.stream("behaviour")[:] = now + rng.normal(0, 0.4, length)
     if kind in ("ce", "mixture"):
-        row.ce[:] = weight[::-1] * written * (rng.random(length) < 0.5)
+        row.stream("ce")[:] = weight[::-1] * written * (rng.random(length) < 0.5)
     if kind in ("shaped", "mixture"):
-        row.shaped[:] = weight * written * (rng.random(length) < 0.5)
+        row.stream("shaped")[:] = weight * written * (rng.random(length) < 0.5)
     if kind in ("kl", "mixture"):
-        row.kl[:] = 0.1 * weight * written * (rng.random(length) < 0.7)
+        row.stream("kl")[:] = 0.1 * weight * written * (rng.random(length) < 0.7)
     return row
 
 
@@ -115,8 +127,21 @@ def gradients(model):
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def fast(model, reference, rows, config=CONFIG):
-    learner = Learner(model, config, reference=reference, temperature=TEMPERATURE)
+def learner_of(model, config=CONFIG, policy=POLICY):
+    losses = loss_components([policy])
+    return Learner(model, config, losses=losses, temperature=TEMPERATURE)
+
+
+def measured(reference, rows):
+    """The same rows, with what the reference says of them."""
+    rows = [replace(row, streams=dict(row.streams)) for row in rows]
+    if reference is not None:
+        FrozenModel("start", reference, TEMPERATURE).measure(rows, Wants("kl"))
+    return rows
+
+
+def fast(model, reference, rows, config=CONFIG, policy=POLICY):
+    learner, rows = learner_of(model, config, policy), measured(reference, rows)
     metrics = learner.backward(rows)
     found = gradients(model)
     model.zero_grad()
@@ -151,13 +176,13 @@ def test_loss_and_every_gradient_equal_the_naive_ones(model, reference, kinds, l
 
 
 def test_a_ratio_beyond_the_largest_counts_as_that(model, reference):
-    config = replace(CONFIG, max_ratio=1.5)
+    policy = replace(POLICY, max_ratio=1.5)
     rows = make_rows(model, ("pg", "mixture"))
-    rows[0].behaviour[3] = -900.0  # whose ratio is infinite
-    rows[0].advantage[3] = -1.0
-    loss, branches = naive_backward(model, reference, rows, config)
+    rows[0].stream("behaviour")[3] = -900.0  # whose ratio is infinite
+    rows[0].stream("advantage")[3] = -1.0
+    loss, branches = naive_backward(model, reference, rows, CONFIG, policy)
     expected = gradients(model)
-    metrics, found = fast(model, reference, rows, config)
+    metrics, found = fast(model, reference, rows, CONFIG, policy)
     assert "truncated" in branches
     assert metrics["loss"] == pytest.approx(loss, rel=1e-10)
     assert_same(found, expected)
@@ -171,12 +196,12 @@ def test_metrics_equal_hand_computed_ones(model, reference):
         for row in rows:
             logprobs = naive_logprobs(model, row.ids, TEMPERATURE)
             for t in range(1, len(row.ids)):
-                if row.pg[t] and not math.isnan(row.behaviour[t]):
-                    log = float(logprobs[t]) - float(row.behaviour[t])
+                if row.stream("pg")[t] and not math.isnan(row.stream("behaviour")[t]):
+                    log = float(logprobs[t]) - float(row.stream("behaviour")[t])
                     logs.append(log)
-                    positive = row.advantage[t] > 0
+                    positive = row.stream("advantage")[t] > 0
                     clipped.append(math.exp(log) > 1.3 if positive else math.exp(log) < 0.8)
-                if row.trained[t]:
+                if row.trained(LOSSES)[t]:
                     logits = model(torch.tensor([row.ids[:t]])).logits[0, -1] / TEMPERATURE
                     p = logits.softmax(-1)
                     entropies.append(-float((p * p.log()).sum()))
@@ -189,7 +214,7 @@ def test_metrics_equal_hand_computed_ones(model, reference):
         "gap": np.mean(np.abs(logs)),
         "kl_behaviour": np.mean([math.exp(log) - 1 - log for log in logs]),
         "entropy": np.mean(entropies),
-        "trained_tokens": sum(int(row.trained.sum()) for row in rows),
+        "trained_tokens": sum(int(row.trained(LOSSES).sum()) for row in rows),
         "loss": metrics["pg_loss"] + metrics["ce_loss"] + metrics["kl_loss"],
     }
     assert {name: metrics[name] for name in expected} == pytest.approx(expected, rel=1e-9)
@@ -233,14 +258,14 @@ def test_narrow_logits_give_wide_log_probabilities(dtype: torch.dtype):
     targets = torch.randint(30, (50,))
     outside = torch.randn(50)
     identity = torch.nn.Identity()
-    found, entropies = logprobs._from_hidden(logits, targets, identity, 0.7)
-    (gradient,) = torch.autograd.grad(found, logits, outside)
+    found, entropies = logprobs._from_hidden(logits, targets[:, None], identity, 0.7)
+    (gradient,) = torch.autograd.grad(found[:, 0], logits, outside)
     every = (logits.float() / 0.7).log_softmax(-1)
     expected = every.gather(1, targets[:, None])[:, 0]
     (theirs,) = torch.autograd.grad(expected, logits, outside)
     assert found.dtype == torch.float32
     assert gradient.dtype == dtype
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(found[:, 0], expected)
     torch.testing.assert_close(gradient, theirs)
     torch.testing.assert_close(entropies, -(every.exp() * every).sum(-1))
     assert not entropies.requires_grad
@@ -264,10 +289,10 @@ def test_a_shared_prefix_changes_no_gradient(model, reference, kinds):
     for row in rows:
         size = len(start)
         row.ids = start + row.ids
-        for name in ("pg", "ce", "kl", "shaped", "advantage"):
-            setattr(row, name, np.concatenate([np.zeros(size, np.float32), getattr(row, name)]))
-        unknown = np.full(size, np.nan, np.float32)
-        row.behaviour = np.concatenate([unknown, row.behaviour])
+        for name, stream in row.streams.items():
+            fill = np.full(size, np.nan if name == "behaviour" else 0.0, np.float32)
+            row.streams[name] = np.concatenate([fill, stream])
+        row.authors = np.full(len(row.ids), row.authors[0])
     for budget in (10_000, 120):
         config = replace(CONFIG, token_budget=budget)
         metrics, expected = fast(model, reference, rows, replace(config, share_prefix=False))
@@ -290,9 +315,8 @@ def test_a_row_with_copies_counts_as_often_as_it_says(model, reference, loss_per
 
 def test_finite_differences(model, reference):
     # Far from the ends of the clip, where the loss has kinks.
-    config = replace(CONFIG, clip_low=1.0, clip_high=math.inf)
-    rows = make_rows(model, ("pg", "ce", "kl", "mixture"))
-    learner = Learner(model, config, reference=reference, temperature=TEMPERATURE)
+    rows = measured(reference, make_rows(model, ("pg", "ce", "kl", "mixture")))
+    learner = learner_of(model, policy=PolicyGradient(clip_low=1.0, clip_high=math.inf))
     learner.backward(rows)
     slopes = gradients(model)
     for seed in range(5):
@@ -320,8 +344,13 @@ def test_an_environment_token_is_read_but_never_a_target(model, reference):
     row = make_row(rng, model, "mixture", 12)
     _, expected = fast(model, reference, [row])
     environment = 6
-    assert row.pg[environment] == row.ce[environment] == row.kl[environment] == 0
-    row.behaviour[environment] = 1e30
+    assert (
+        row.stream("pg")[environment]
+        == row.stream("ce")[environment]
+        == row.stream("kl")[environment]
+        == 0
+    )
+    row.stream("behaviour")[environment] = 1e30
     _, found = fast(model, reference, [row])
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     row.ids[environment] = (row.ids[environment] + 1) % VOCABULARY
@@ -331,7 +360,7 @@ def test_an_environment_token_is_read_but_never_a_target(model, reference):
 
 def test_tokens_after_the_last_trained_one_are_not_read(model, reference):
     row = make_row(np.random.default_rng(0), model, "ce", 12)
-    row.ce[-3:] = 0
+    row.stream("ce")[-3:] = 0
     _, expected = fast(model, reference, [row])
     row.ids[-3:] = [0, 0, 0]
     _, found = fast(model, reference, [row])
@@ -341,7 +370,7 @@ def test_tokens_after_the_last_trained_one_are_not_read(model, reference):
 def test_zero_advantage_gives_a_gradient_of_exactly_zero(model):
     rows = make_rows(model, ("pg", "teacher"))
     for row in rows:
-        row.advantage[:] = 0
+        row.stream("advantage")[:] = 0
     metrics, found = fast(model, None, rows)
     assert metrics["loss"] == 0
     assert not found, "tokens without an advantage were computed"
@@ -350,7 +379,7 @@ def test_zero_advantage_gives_a_gradient_of_exactly_zero(model):
 
 def test_a_masked_infinity_does_not_reach_the_gradient(model, reference):
     row = make_row(np.random.default_rng(0), model, "ce", 12)
-    row.behaviour[:] = -np.inf  # read only under pg
+    row.stream("behaviour")[:] = -np.inf  # read only under pg
     metrics, found = fast(model, reference, [row])
     assert all(math.isfinite(value) for value in metrics.values())
     assert all(gradient.isfinite().all() for gradient in found.values())

@@ -47,9 +47,9 @@ def train(steps, advantage_of, seed=0):
         rows = []
         for row_ids, row_logprobs, value in zip(ids.tolist(), logprobs.numpy(), advantage):
             row = TrainingRow.blank(row_ids, "student")
-            row.pg[-LENGTH:] = 1
-            row.advantage[-LENGTH:] = value
-            row.behaviour[-LENGTH:] = row_logprobs
+            row.stream("pg")[-LENGTH:] = 1
+            row.stream("advantage")[-LENGTH:] = value
+            row.stream("behaviour")[-LENGTH:] = row_logprobs
             rows.append(row)
         learner.update(rows)
     return rewards

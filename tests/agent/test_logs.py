@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ovd_agent.logs import RunLog, read_log
+from ovd_agent.runs.logs import RunLog, read_log
 
 METRICS = {"em": 0.5, "acceptance": None, "seconds": {"total": 2.0}, "score_histogram": [0, 1]}
 RESULT = {"em": 0.5, "em_low": 0.4, "em_high": 0.6, "f1": 0.5, "count": 10}

@@ -10,8 +10,8 @@ from ovd_agent.learner import checkpoint
 from ovd_agent.learner.learner import Learner, LearnerConfig
 from ovd_agent.lora import LoraConfig, adapters, add_adapters, plain_weights
 from ovd_agent.models import load_model
-from ovd_agent.policies.torch import TorchPolicy
-from ovd_agent.policies.weights import WEIGHTS_FILE, write_weights
+from ovd_agent.policies.publish import WEIGHTS_FILE, write_weights
+from ovd_agent.policies.torch_policy import TorchPolicy
 from ovd_envs.errors import OptionError
 from tests.agent.test_checkpoint import assert_bitwise, everything, load, save
 from tests.agent.test_learner import rows_of

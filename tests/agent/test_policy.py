@@ -7,7 +7,7 @@ import torch
 
 from ovd_agent.policies.attention import grouped_attention
 from ovd_agent.policies.base import Sampling
-from ovd_agent.policies.torch import TorchPolicy
+from ovd_agent.policies.torch_policy import TorchPolicy
 
 
 def reference_logprobs(model, ids: list[int], start: int) -> list[float]:

@@ -12,9 +12,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from ovd_agent.evaluate import summarise
 from ovd_agent.report.charts import badge_colour, round_ticks
-from ovd_agent.report.html import read_run, tell_the_story, write_report
+from ovd_agent.report.run import pick_examples, read_run, write_report
+from ovd_agent.runs.evaluate import summarise
 from ovd_envs.episode import Document, Episode, Task, Turn, VerbalScore, write_episodes
 
 HOSTILE = "Who wrote <script>alert('x')</script> & \"more\"?"
@@ -95,7 +95,7 @@ def write(tmp_path: Path) -> Write:
             "python": "3.11.7",
             "threads": 2,
         }
-        config = {"env": "ovd/WebQA-v0", "tasks": "a</dl><b>", "ovd": {"score_levels": 10}}
+        config = {"env": {"name": "ovd/WebQA-v0", "tasks": "a</dl><b>", "score_levels": 10}}
         (tmp_path / "config.json").write_text(json.dumps(config))
         (tmp_path / "summary.json").write_text(json.dumps(summary))
         lines = {"log": updates, "eval": evaluated[:evaluations]}
@@ -228,10 +228,10 @@ def test_chooses_the_hardest_of_each_kind_and_admits_losses() -> None:
         pair("hard", 3, False, True),
         pair("lost", 1, True, False),
     ]
-    assert [each[1].task.id for each in tell_the_story(pairs)] == ["hard", "lost"]
+    assert [each[1].task.id for each in pick_examples(pairs)] == ["hard", "lost"]
     pairs += [pair("kept", 2, True, True), pair("never", 2, False, False)]
-    assert [each[1].task.id for each in tell_the_story(pairs)] == ["hard", "kept", "never"]
-    assert tell_the_story([]) == []
+    assert [each[1].task.id for each in pick_examples(pairs)] == ["hard", "kept", "never"]
+    assert pick_examples([]) == []
 
 
 def test_pairs_are_of_the_same_question_even_when_ids_repeat(write: Write) -> None:

@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
-from ovd_agent.policies.torch import TorchPolicy
-from ovd_agent.rollout import Rollout, encode, encode_prompt
+from ovd_agent.policies.torch_policy import TorchPolicy
+from ovd_agent.rollouts.rollout import Rollout, encode, encode_prompt
 from ovd_envs.episode import Episode
 from ovd_envs.errors import SearchUnavailable
 

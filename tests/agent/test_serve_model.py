@@ -1,21 +1,16 @@
 """The command that serves a model: on loopback, with weights to be replaced for a student only."""
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "scripts/serve_model.py"
+import ovd_agent.cli.serve_model
+from ovd_envs.errors import OptionError
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def serve_model():
-    spec = importlib.util.spec_from_file_location("serve_model", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["serve_model"] = module
-    spec.loader.exec_module(module)
-    return module
+    return ovd_agent.cli.serve_model
 
 
 def flags(words):
@@ -31,7 +26,7 @@ def test_a_student_takes_weights_and_says_log_probabilities_under_its_temperatur
     assert found["--logprobs-mode"] == "processed_logprobs"
     assert found["--generation-config"] == "vllm"  # no top_k of the repository's own
     module, _, name = found["--worker-extension-cls"].rpartition(".")
-    source = SCRIPT.parents[1] / (module.replace(".", "/") + ".py")
+    source = Path(__file__).parents[2] / (module.replace(".", "/") + ".py")
     assert f"class {name}" in source.read_text()
 
 
@@ -50,5 +45,5 @@ def test_a_teacher_is_served_as_it_is(serve_model):
 
 def test_without_vllm_one_sentence_says_what_to_do(serve_model, monkeypatch):
     monkeypatch.setattr(serve_model.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SystemExit, match="make setup-vllm"):
-        serve_model.main(serve_model.Options())
+    with pytest.raises(OptionError, match="make setup-vllm"):
+        serve_model.main([])

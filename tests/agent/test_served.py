@@ -10,8 +10,8 @@ import torch
 from ovd_agent.lora import LoraConfig, adapters, add_adapters
 from ovd_agent.policies.base import PolicyUnavailable, Sampling
 from ovd_agent.policies.served import ServedPolicy
-from ovd_agent.policies.torch import TorchPolicy
-from ovd_agent.rollout import Rollout
+from ovd_agent.policies.torch_policy import TorchPolicy
+from ovd_agent.rollouts.rollout import Rollout
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_greedy_play_is_that_of_the_policy_in_this_process(webqa, student, token
     there = played(webqa, pool(serve()), tokenizer, temperature=0)
     assert ids(there) == ids(here)
     for ours, theirs in zip(here, there, strict=True):
-        assert theirs.logprobs == pytest.approx(ours.logprobs, abs=1e-4)
+        assert theirs.logprobs == pytest.approx(ours.logprobs, abs=1e-4, nan_ok=True)
         assert theirs.episode.turns == ours.episode.turns
 
 

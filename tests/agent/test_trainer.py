@@ -17,19 +17,21 @@ import torch
 from safetensors.torch import load_file
 from student_server import StudentServer
 
-from ovd_agent.algorithms.base import policy_row
+from ovd_agent.algorithms.base import Needs
 from ovd_agent.algorithms.grpo import GRPO
 from ovd_agent.algorithms.ovd import OVD
-from ovd_agent.assemble import assemble
-from ovd_agent.config import EnvironmentConfig, RolloutConfig, TrainConfig
-from ovd_agent.evaluate import summarise
+from ovd_agent.algorithms.rows import PolicyTerm, policy_row
 from ovd_agent.learner.checkpoint import latest_checkpoint
-from ovd_agent.logs import read_log
 from ovd_agent.lora import LoraConfig
-from ovd_agent.models import compute_dtype, tiny_model
+from ovd_agent.models import compute_dtype, student_path, tiny_model
 from ovd_agent.policies.base import PolicyUnavailable
-from ovd_agent.rollout import encode_prompt
-from ovd_agent.trainer import Trainer
+from ovd_agent.rollouts.rollout import encode_prompt
+from ovd_agent.runs import trainer as trainer_module
+from ovd_agent.runs.assemble import assemble
+from ovd_agent.runs.config import RolloutConfig, TrainConfig
+from ovd_agent.runs.evaluate import summarise
+from ovd_agent.runs.logs import read_log
+from ovd_agent.runs.trainer import Trainer
 from ovd_envs.episode import VerbalScore
 from ovd_envs.errors import OptionError
 
@@ -48,19 +50,20 @@ def folder(student, tokenizer, tmp_path):
 SERVED = "openai:teacher@http://127.0.0.1:9/v1"
 
 
+ENV = {"name": "ovd/Math-v0", "count": 20, "levels": (1, 2), "max_turns": 3}
+
+
 def small(folder, name, **options):
     defaults = {
-        "env": "ovd/Math-v0",
+        "env": ENV,
         "student": str(folder / "student"),
         "out": folder / name,
         "updates": 4,
         "tasks_per_update": 3,
         "eval_count": 5,
-        "environment": EnvironmentConfig(train_count=20, teacher="oracle"),
         "rollout": RolloutConfig(max_new_tokens=8, slots=8, max_length=900),
         "checkpoint_every": 1,
-        "ovd": OVD(samples=2),
-        "grpo": GRPO(samples=2),
+        "algorithm": OVD(),
     }
     return TrainConfig(**defaults | options)
 
@@ -120,9 +123,8 @@ def test_a_run_whose_episodes_do_not_fit_says_so(folder, capsys):
 
 @pytest.mark.parametrize("spare", [0, -1])
 def test_a_demonstration_longer_than_the_student_may_play_is_none(folder, spare):
-    one = EnvironmentConfig(train_count=1)
-    trainer = Trainer(small(folder, "run", environment=one))
-    [shown] = trainer.parts.demonstrator.demonstrate(trainer.parts.tasks)
+    trainer = Trainer(small(folder, "run", env=ENV | {"count": 1}))
+    [shown] = trainer.parts.demonstrations.demonstrate(trainer.parts.tasks)
     length = len(trainer.parts.rollout.tokenized(shown).ids)
     trainer.config = replace(trainer.config, rollout=RolloutConfig(max_length=length + spare))
     assert trainer.step()["demonstrations_failed"] == -spare
@@ -133,8 +135,18 @@ def test_a_stopped_run_goes_on_with_the_same_next_batch(folder, rank):
     """Of all weights, and of adapters."""
     options = {"lora": LoraConfig(rank)}
     Trainer(small(folder, "whole", **options)).run()
-    Trainer(small(folder, "parts", updates=2, **options)).run()
-    Trainer(small(folder, "parts", updates=4, **options)).run()
+    stopped = Trainer(small(folder, "parts", **options))
+    step = stopped.step
+
+    def stops():
+        if stopped.update == 2:
+            raise KeyboardInterrupt
+        return step()
+
+    stopped.step = stops
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run()
+    Trainer(small(folder, "parts", **options)).run()
     updates, _ = what_happened(folder / "parts")
     assert updates == what_happened(folder / "whole")[0]
     whole, parts = weights(folder / "whole"), weights(folder / "parts")
@@ -153,11 +165,11 @@ def test_a_finished_run_is_not_trained_further(folder):
 def test_kill_9_loses_nothing_that_a_checkpoint_holds(folder):
     config = small(folder, "killed", updates=6)
     options = [
-        *("--env", config.env, "--student", config.student, "--out", str(config.out)),
-        *("--updates", "6", "--tasks-per-update", "3", "--environment.train-count", "20"),
-        *("--environment.teacher", "oracle", "--rollout.max-length", "900"),
+        *("--env", "ovd/Math-v0", "--student", config.student, "--out", str(config.out)),
+        *("--updates", "6", "--tasks-per-update", "3", "--env.count", "20"),
+        *("--env.levels", "1", "2", "--env.max-turns", "3", "--rollout.max-length", "900"),
         *("--eval-count", "5", "--rollout.max-new-tokens", "8", "--rollout.slots", "8"),
-        *("--checkpoint-every", "1", "--ovd.samples", "2", "--grpo.samples", "2"),
+        *("--checkpoint-every", "1"),
     ]
     script = str(REPOSITORY / "scripts" / "train.py")
     process = subprocess.Popen(
@@ -176,7 +188,8 @@ def test_kill_9_loses_nothing_that_a_checkpoint_holds(folder):
 
 @pytest.mark.parametrize("algorithm", ["grpo", "sft"])
 def test_the_baselines_run(folder, algorithm):
-    Trainer(small(folder, algorithm, algorithm=algorithm, updates=2)).run()
+    chosen = GRPO(samples=2) if algorithm == "grpo" else algorithm
+    Trainer(small(folder, algorithm, algorithm=chosen, updates=2)).run()
     updates, _ = what_happened(folder / algorithm)
     assert len(updates) == 2
     if algorithm == "sft":
@@ -207,13 +220,16 @@ def test_a_checkpoint_of_another_model_is_refused(folder):
 class EverySample:
     """Raises the probability of all that was sampled."""
 
-    samples = 2
+    needs = Needs(samples=2)
 
-    def demonstrations(self, samples):
-        return 0
-
-    def rows(self, group):
+    def rows(self, group, context):
         return [policy_row(each, [1.0] * len(each.episode.turns)) for each in group.samples]
+
+
+SERVED_RUN = {
+    "algorithm": EverySample(),
+    "rollout": RolloutConfig(max_new_tokens=4, max_length=900),
+}
 
 
 @pytest.mark.parametrize(
@@ -224,9 +240,8 @@ def test_scoring_overlaps_with_sampling_where_the_teacher_is_a_server(
     folder, teacher, asked, overlaps
 ):
     config = small(folder, "run")
-    environment = replace(config.environment, teacher=teacher)
     rollout = replace(config.rollout, overlap=asked)
-    parts = assemble(replace(config, environment=environment, rollout=rollout))
+    parts = assemble(replace(config, teacher=teacher, rollout=rollout))
     assert parts.rollout.overlap is overlaps
 
 
@@ -236,8 +251,7 @@ def test_scoring_overlaps_with_sampling_where_the_teacher_is_a_server(
 )
 def test_held_out_play_costs_no_scores_of_a_server(folder, teacher, asked, scored):
     config = small(folder, "run", eval_scored=asked)
-    environment = replace(config.environment, teacher=teacher, reward="verbal")
-    parts = assemble(replace(config, environment=environment))
+    parts = assemble(replace(config, teacher=teacher, env=ENV | {"reward": "verbal"}))
     assert parts.rollout.scenario.teacher is not None
     assert (parts.evaluation.scenario.teacher is not None) is scored
 
@@ -265,14 +279,14 @@ def test_an_adaptive_algorithm_sees_the_whole_update_first(folder):
     class Wary:
         """Asks for nothing and trains on nothing, unless it is asked to adapt."""
 
-        samples, demonstrations, rows = 2, None, None
+        needs, rows = Needs(samples=2), print
         seen: ClassVar[list[int]] = []
 
-        def adapted(self, samples):
+        def adapted(self, samples, context):
             self.seen.append(len(samples))
             return EverySample()
 
-    Trainer(small(folder, "run", updates=2), Wary()).run()
+    Trainer(small(folder, "run", updates=2, algorithm=Wary())).run()
     assert Wary.seen == [6, 6]
     updates, _ = what_happened(folder / "run")
     assert [record["acceptance"] for record in updates] == [1.0, 1.0]
@@ -282,7 +296,7 @@ def test_an_adaptive_algorithm_sees_the_whole_update_first(folder):
 def test_a_threshold_that_rejects_what_is_right_is_named(
     folder, capsys, monkeypatch, theta: float, says: bool
 ):
-    trainer = Trainer(small(folder, "run", updates=1, ovd=OVD(samples=2, threshold=theta)))
+    trainer = Trainer(small(folder, "run", updates=1, algorithm=OVD(threshold=theta)))
     scenario = trainer.parts.rollout.scenario
     advance = scenario.advance
 
@@ -303,10 +317,8 @@ def test_a_threshold_that_rejects_what_is_right_is_named(
 
 def test_a_run_over_servers_publishes_every_update(folder, serve):
     servers = [serve() for _ in range(2)]
-    rollout = RolloutConfig(
-        policy=",".join(server.url for server in servers), max_new_tokens=4, max_length=900
-    )
-    Trainer(small(folder, "run", updates=2, rollout=rollout), EverySample()).run()
+    policy = ",".join(server.url for server in servers)
+    Trainer(small(folder, "run", updates=2, **SERVED_RUN, policy=policy)).run()
     updates = read_log(folder / "run" / "log.jsonl")
     # The servers compute in float32, the learner in what is fast on this processor.
     rounding = 1e-4 if compute_dtype(torch.device("cpu")) == torch.float32 else 1e-2
@@ -329,11 +341,73 @@ def test_log_probabilities_of_another_policy_stop_the_run(folder, serve):
             found = choice["logprobs"]["token_logprobs"]
             return choice | {"logprobs": {"token_logprobs": [each - 0.5 for each in found]}}
 
-    rollout = RolloutConfig(policy=serve(kind=Wrong).url, max_new_tokens=4, max_length=900)
+    policy = serve(kind=Wrong).url
     with pytest.raises(PolicyUnavailable, match=r"differ from the learner's by 0\.5 a sampled"):
-        Trainer(small(folder, "run", rollout=rollout), EverySample()).run()
+        Trainer(small(folder, "run", **SERVED_RUN, policy=policy)).run()
 
 
-def test_a_policy_that_is_neither_engine_nor_url_is_refused(folder):
-    with pytest.raises(OptionError, match=r"rollout.policy='gpu': expected \"torch\", \"vllm\" or"):
-        Trainer(small(folder, "run", rollout=RolloutConfig(policy="gpu")))
+class Remembering(EverySample):
+    """Counts its updates; logs the count and what it is told of the update."""
+
+    def __init__(self):
+        self.count = 0
+
+    def adapted(self, samples, context):
+        self.count += 1
+        context.log("count", self.count)
+        context.log("told", context.update * 100 + context.updates + context.score_levels / 1000)
+        assert context.tokenizer.eos_token_id is not None
+        return self
+
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state):
+        self.count = state["count"]
+
+
+def test_an_algorithm_has_its_own_figures_and_its_own_state_in_checkpoints(folder):
+    for updates in (2, 3):  # stopped after two, and resumed by a new object
+        Trainer(small(folder, "run", updates=updates, algorithm=Remembering())).run()
+    updates, _ = what_happened(folder / "run")
+    assert [record["count"] for record in updates] == [1, 2, 3]
+    assert [record["told"] for record in updates] == [2.01, 102.01, 203.01]
+
+
+def test_a_resumed_run_says_so_and_another_algorithm_is_refused(folder, capsys):
+    Trainer(small(folder, "run", updates=1, algorithm=EverySample())).run()
+    capsys.readouterr()
+    Trainer(small(folder, "run", updates=2, algorithm=EverySample())).run()
+    assert "after update 1 of 2" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(OptionError, match=r"algorithm='.*:EverySample', not 'ovd'"):
+        Trainer(small(folder, "run", updates=2)).run()
+
+
+def test_the_best_weights_by_held_out_play_are_kept(folder, monkeypatch):
+    found = iter([0.1, 0.2, 0.6, 0.3, 0.3])
+    real = trainer_module.evaluate
+
+    def evaluated(*arguments):
+        result, trajectories = real(*arguments)
+        return result | {"em": next(found)}, trajectories
+
+    monkeypatch.setattr(trainer_module, "evaluate", evaluated)
+    config = small(folder, "run", updates=4, eval_every=1, checkpoint_every=10)
+    Trainer(config).run()
+    checkpoints = folder / "run" / "checkpoints"
+    best = checkpoints / (checkpoints / "best").read_text()
+    assert json.loads((best / "state.json").read_text())["update"] == 2
+    assert json.loads((latest_checkpoint(checkpoints) / "state.json").read_text())["update"] == 4
+    assert student_path(str(folder / "run" / "best")) == str(best)
+    assert student_path(str(folder / "run")) == str(latest_checkpoint(checkpoints))
+
+
+@pytest.mark.parametrize("kl", [0.0, 0.1])
+def test_the_reference_is_asked_only_where_an_algorithm_needs_it(folder, kl):
+    algorithm = GRPO(samples=2, policy=PolicyTerm(kl=kl))
+    trainer = Trainer(small(folder, "run", updates=2, algorithm=algorithm))
+    assert list(trainer.parts.references) == (["start"] if kl else [])
+    trainer.run()
+    updates, _ = what_happened(folder / "run")
+    assert updates[0]["kl_loss"] == pytest.approx(0, abs=1e-6)  # it still is the reference
+    assert (updates[1]["kl_loss"] > 0) == bool(kl and updates[0]["optimizer_steps"])

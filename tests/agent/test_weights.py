@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from tiny import tiny_model
 
 from ovd_agent.policies.base import PolicyUnavailable
-from ovd_agent.policies.weights import Probe, write_weights
+from ovd_agent.policies.publish import Probe, write_weights
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -6,9 +6,8 @@ import pytest
 import torch
 from vllm_server import STUDENT
 
-from ovd_agent.assemble import checkpoint_path
-from ovd_agent.models import load_model
-from ovd_agent.policies.torch import TorchPolicy
+from ovd_agent.models import checkpoint_path, load_model
+from ovd_agent.policies.torch_policy import TorchPolicy
 
 
 @pytest.fixture(scope="session")

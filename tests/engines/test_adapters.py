@@ -11,10 +11,10 @@ pytest.importorskip("vllm", reason="make setup-vllm, then make test-vllm")
 from ovd_agent.lora import LoraConfig, adapters, add_adapters
 from ovd_agent.policies.base import PolicyUnavailable
 from ovd_agent.policies.served import ServedPolicy
-from ovd_agent.policies.torch import TorchPolicy
-from ovd_agent.policies.vllm import VllmPolicy
-from ovd_agent.rollout import Rollout
-from ovd_envs.make import make_scenario
+from ovd_agent.policies.torch_policy import TorchPolicy
+from ovd_agent.policies.vllm_policy import VllmPolicy
+from ovd_agent.rollouts.rollout import Rollout
+from ovd_envs.registry import make_scenario
 
 pytestmark = pytest.mark.vllm
 MAX_LENGTH, RANK = 448, 4
@@ -50,7 +50,7 @@ def follows(policy, trained, tokenizer):
         here = greedy(TorchPolicy(model, tokenizer, slots=16, max_length=MAX_LENGTH), tokenizer)
         assert [each.ids for each in there] == [each.ids for each in here]
         for ours, theirs in zip(here, there, strict=True):
-            assert theirs.logprobs == pytest.approx(ours.logprobs, abs=1e-3)
+            assert theirs.logprobs == pytest.approx(ours.logprobs, abs=1e-3, nan_ok=True)
         plays.append([each.ids for each in there])
     assert plays[0] != plays[1] != plays[2]
 

@@ -13,9 +13,9 @@ pytest.importorskip("vllm", reason="make setup-vllm, then make test-vllm")
 
 from ovd_agent.models import compute_dtype
 from ovd_agent.policies.base import PolicyUnavailable
-from ovd_agent.policies.vllm import VllmPolicy
-from ovd_agent.rollout import Rollout
-from ovd_envs.make import make_scenario
+from ovd_agent.policies.vllm_policy import VllmPolicy
+from ovd_agent.rollouts.rollout import Rollout
+from ovd_envs.registry import make_scenario
 
 pytestmark = [
     pytest.mark.vllm,

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from ovd_envs.episode import Task
-from ovd_envs.mathematics import find_equations
-from ovd_envs.rewards import math_equal
+from ovd_envs.grading.equations import find_equations
+from ovd_envs.grading.mathematics import math_equal
 from ovd_envs.tasks.arithmetic import arithmetic_tasks
 
 STEP = re.compile(r"(\d+)([-+*/])(\d+)=(\d+)")

@@ -5,10 +5,10 @@ import random
 import numpy as np
 import pytest
 
-from ovd_envs.agreement import area_under_curve, best_threshold, rank_correlation
-from ovd_envs.calibration import calibrate, known_steps
+from ovd_envs.calibration.agreement import area_under_curve, best_threshold, rank_correlation
+from ovd_envs.calibration.calibrate import calibrate, known_steps
 from ovd_envs.episode import VerbalScore
-from ovd_envs.make import make_scenario
+from ovd_envs.registry import make_scenario
 
 
 @pytest.fixture(scope="module", params=["ovd/WebQA-v0", "ovd/Math-v0"])

@@ -20,7 +20,7 @@ from ovd_envs.episode import (
     read_episodes,
     write_episodes,
 )
-from ovd_envs.webqa import WebQA
+from ovd_envs.scenarios.webqa import WebQA
 
 
 def _whole(text: str) -> str:

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ovd_envs.calibration.validate import validate_tasks
 from ovd_envs.episode import Task, read_episodes
 from ovd_envs.errors import TaskError
-from ovd_envs.make import make_scenario
+from ovd_envs.registry import make_scenario
 from ovd_envs.tasks.files import load_tasks
-from ovd_envs.tasks.validate import validate_tasks
 
 QUESTION = {"id": "q", "question": "Où?", "answers": ["ici", "là"]}
 GOOD = json.dumps(QUESTION, ensure_ascii=False).encode()

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from ovd_envs.episode import Episode, Task, Turn
 from ovd_envs.errors import OptionError, TeacherUnavailable
 from ovd_envs.teachers.base import ScoreRequest, Teacher
-from ovd_envs.teachers.prompts import play_messages, score_messages, whole_action
+from ovd_envs.teachers.llm.prompts import play_messages, score_messages, whole_action
 from retrieval_index.documents import Document
 
 pytest.importorskip("openai", reason='pip install -e ".[teacher]"')
 pytest.importorskip("diskcache", reason='pip install -e ".[teacher]"')
-from ovd_envs.teachers.llm import LLMOptions, LLMTeacher
+from ovd_envs.teachers.llm.teacher import LLMOptions, LLMTeacher
 
 PROMPT = "Answer. <search>query</search> <answer>answer</answer>.\nQuestion: who?\n"
 

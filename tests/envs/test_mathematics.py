@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovd_envs.episode import Episode, Task
-from ovd_envs.mathematics import Math, find_equations
-from ovd_envs.scenario import Rules
+from ovd_envs.grading.equations import find_equations
+from ovd_envs.scenarios.mathematics import Math, MathOptions
 
 TASK = Task("t", "Half of a third?", ("1/6", r"\frac{1}{6}"))
 
 
 def play(*actions: str, **options: Any) -> Episode:
-    scenario = Math(Rules(**{"max_turns": 8, **options}), None)
+    scenario = Math(MathOptions(**{"max_turns": 8, **options}), None)
     [episode] = scenario.begin([TASK])
     for action in actions:
         scenario.advance([episode], [action])

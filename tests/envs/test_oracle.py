@@ -6,18 +6,18 @@ from typing import Any
 
 import pytest
 
-from ovd_envs.agreement import agreement
+from ovd_envs.calibration.agreement import agreement
+from ovd_envs.calibration.calibrate import SPOILT
+from ovd_envs.calibration.players import at_random, careless, lazy, mixed, oracle, play
 from ovd_envs.episode import Task
 from ovd_envs.errors import TaskError
-from ovd_envs.make import make_scenario
-from ovd_envs.mathematics import Math
-from ovd_envs.players import at_random, careless, lazy, mixed, oracle, play
-from ovd_envs.scenario import Rules, Scenario
+from ovd_envs.registry import make_scenario
+from ovd_envs.scenario import Scenario
+from ovd_envs.scenarios.mathematics import Math, MathOptions
+from ovd_envs.scenarios.webqa import WebQA, WebQAOptions
 from ovd_envs.teachers.base import ScoreRequest, Teacher
-from ovd_envs.teachers.oracle import OracleTeacher
-from ovd_envs.webqa import WebQA
+from ovd_envs.teachers.oracle.teacher import OracleTeacher
 from retrieval_index.documents import Document
-from scripts.score_table import SPOILT
 
 CHAIN = [
     {"query": "author of The Tower", "answer": "Ada Berg", "passage": "g1"},
@@ -54,14 +54,16 @@ class Pages:
     def __init__(self, pages: dict[str, list[Document]]) -> None:
         self.pages = pages
 
-    def search(self, queries: Any, k: int) -> list[list[Document]]:
-        return [self.pages.get(query, []) for query in queries]
+    def search(self, requests: Any, k: int) -> list[list[Document]]:
+        return [self.pages.get(request.query, []) for request in requests]
 
 
 def webqa(**options: Any) -> WebQA:
     pages = options.pop("pages", PAGES)
     teacher = options.pop("teacher", OracleTeacher())
-    return WebQA(Rules(**{"max_turns": 8, **options}), teacher, Pages(pages))
+    defaults = {"max_turns": 8, "max_invalid": None, "top_k": 3}
+    chosen = WebQAOptions(**{**defaults, **options})
+    return WebQA(chosen, teacher, Pages(pages))
 
 
 def levels(scenario: Scenario, task: Task, *actions: str) -> list[int]:
@@ -130,20 +132,20 @@ def thought(*steps: str, answer: str = "") -> str:
     ],
 )
 def test_the_rubric_of_problems(actions: tuple[str, ...], expected: list[int]) -> None:
-    found = levels(Math(Rules(max_turns=8), OracleTeacher()), PROBLEM, *actions)
+    found = levels(Math(MathOptions(max_turns=8), OracleTeacher()), PROBLEM, *actions)
     assert found == expected
 
 
 def test_the_marks_of_gsm8k_are_steps() -> None:
     task = Task("g", "?", ("12",), metadata={"solution": "He has <<2+3=5>>5, then <<5+7=12>>12."})
     assert levels(
-        Math(Rules(max_turns=8), OracleTeacher()), task, thought("2+3=5"), thought("2+3=6")
+        Math(MathOptions(max_turns=8), OracleTeacher()), task, thought("2+3=5"), thought("2+3=6")
     ) == [9, 2]
 
 
 def test_without_known_steps_only_truth_is_judged() -> None:
     task = Task("m", "?", ("12",))
-    scenario = Math(Rules(max_turns=8), OracleTeacher())
+    scenario = Math(MathOptions(max_turns=8), OracleTeacher())
     assert levels(scenario, task, thought("1+1=2"), thought("1+1=3"), thought("hm")) == [7, 1, 4]
 
 

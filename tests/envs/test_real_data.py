@@ -14,9 +14,9 @@ import pytest
 
 import ovd_envs  # noqa: F401 - registers the ids
 from ovd_envs.episode import Task
-from ovd_envs.make import make_scenario
+from ovd_envs.registry import make_scenario
 from ovd_envs.tasks.files import load_tasks
-from ovd_envs.teachers.oracle import OracleTeacher
+from ovd_envs.teachers.oracle.teacher import OracleTeacher
 from retrieval_index import build_index
 
 DATA = Path(os.environ.get("OVD_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -43,7 +43,9 @@ def test_questions_over_a_real_corpus(
     index = build_index(DATA / "corpora" / f"{corpus}.jsonl.gz", tmp_path / corpus, "hashing")
     oracle = OracleTeacher(index.get, max_turns=5)
     tasks = some(f"qa/{questions}", 60)
-    scenario, _ = make_scenario("ovd/WebQA-v0", tasks=tasks, search=index, teacher=oracle)
+    scenario, _ = make_scenario(
+        "ovd/WebQA-v0", tasks=tasks, search=index, teacher=oracle, max_turns=5, top_k=3
+    )
     episodes = scenario.demonstrate(tasks)
     assert sum(episode.exact_match for episode in episodes) / len(episodes) >= least
     searches = [turn for episode in episodes for turn in episode.turns if turn.kind == "search"]
@@ -55,7 +57,9 @@ def test_a_question_file_in_gymnasium(tmp_path: Path) -> None:
     folder = tmp_path / "index"
     index = build_index(DATA / "corpora/hotpotqa_100.jsonl.gz", folder, "hashing")
     tasks = DATA / "qa/hotpotqa_100.jsonl"
-    env = gymnasium.make("ovd/WebQA-v0", tasks=str(tasks), search=str(folder), teacher=None)
+    env = gymnasium.make(
+        "ovd/WebQA-v0", tasks=str(tasks), search=str(folder), teacher=None, top_k=3
+    )
     prompt, info = env.reset(seed=3)
     question = next(task for task in load_tasks(tasks) if task.prompt in prompt)
     assert info["task_id"] == question.id

@@ -9,8 +9,8 @@ import pytest
 
 from ovd_envs.episode import Episode, Task, VerbalScore
 from ovd_envs.errors import EpisodeOverError, OptionError, SearchUnavailable, TeacherUnavailable
+from ovd_envs.scenarios.webqa import WebQA
 from ovd_envs.teachers.base import ScoreRequest
-from ovd_envs.webqa import WebQA
 
 Make = Callable[..., WebQA]
 THINK, WRONG = "<think>hm</think>", "<answer>nobody</answer>"

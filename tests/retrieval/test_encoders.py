@@ -23,10 +23,10 @@ from retrieval_index.encoders import (
     HashingEncoder,
     SentenceTransformerEncoder,
     make_encoder,
-    multiplies_in_bfloat16,
 )
 from retrieval_index.errors import EncoderError, MissingPackageError
 from retrieval_index.index import PassageIndex
+from retrieval_index.precision import multiplies_in_bfloat16
 from retrieval_index.update import update_index
 
 ODD_TEXTS = [
@@ -270,5 +270,5 @@ def test_an_index_in_one_precision_is_searched_in_another_and_added_to_in_its_ow
 )
 def test_bfloat16_is_chosen_where_the_processor_has_it(flags, fast, tmp_path, monkeypatch):
     (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
-    monkeypatch.setattr("retrieval_index.encoders._CPU", tmp_path / "cpuinfo")
+    monkeypatch.setattr("retrieval_index.precision._CPU", tmp_path / "cpuinfo")
     assert multiplies_in_bfloat16("cpu") is fast

@@ -5,7 +5,11 @@ from pathlib import Path
 import pytest
 
 import retrieval_index
-from ovd_envs.search.index import cache_folder, cached_index, open_search
+from ovd_envs.cache import cache_folder
+from ovd_envs.episode import Episode, Task
+from ovd_envs.search import make_search
+from ovd_envs.search.base import SearchRequest
+from ovd_envs.search.index import IndexSearch, cached_index
 from retrieval_index.documents import Document
 from retrieval_index.errors import IndexFileError, RetrievalError
 
@@ -18,22 +22,42 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache" / "indexes"
 
 
-def test_open_search_takes_a_folder_or_an_engine(tmp_path):
+def request(query):
+    return SearchRequest(query, Episode(Task("t", "q", ("a",)), "p"))
+
+
+def test_an_index_is_asked_each_query_once(tmp_path):
+    asked = []
+
+    class Counting:
+        def search(self, queries, k):
+            asked.append(list(queries))
+            return index.search(queries, k)
+
+    index = retrieval_index.build_index(PASSAGES, tmp_path / "index")
+    assert isinstance(make_search(index), IndexSearch)
+    engine = IndexSearch(Counting())
+    found = engine.search([request(query) for query in ("subject7", "subject3", "subject7")], 1)
+    assert [[each.id for each in documents] for documents in found] == [["p7"], ["p3"], ["p7"]]
+    assert asked == [["subject7", "subject3"]]
+
+
+def test_make_search_takes_a_folder_or_an_engine(tmp_path):
     retrieval_index.build_index(PASSAGES, tmp_path / "index")
     for path in (tmp_path / "index", str(tmp_path / "index")):
-        assert open_search(path).search(["subject7"], 1)[0][0].id == "p7"
+        assert make_search(path).search([request("subject7")], 1)[0][0].id == "p7"
 
     class Engine:
-        def search(self, queries, k):
-            return [[] for _ in queries]
+        def search(self, requests, k):
+            return [[] for _ in requests]
 
     engine = Engine()
-    assert open_search(engine) is engine
+    assert make_search(engine) is engine
     for wrong in (3, None, Engine):
-        with pytest.raises(ValueError, match="expected an index folder"):
-            open_search(wrong)
+        with pytest.raises(ValueError, match="expected"):
+            make_search(wrong)
     with pytest.raises(IndexFileError, match="holds no index"):
-        open_search(tmp_path / "none")
+        make_search(tmp_path / "none")
 
 
 def test_the_cache_builds_once(cache, monkeypatch):
@@ -65,7 +89,7 @@ def test_a_damaged_cache_is_built_again(cache, name, cut):
 def test_processes_may_build_the_same_index_at_once(cache):
     script = (
         "import sys; from retrieval_index import Document;"
-        "from ovd_envs.search.index import cached_index;"
+        "from ovd_envs.search.index import IndexSearch, cached_index;"
         "passages = [Document(f'p{i}', '', f'passage about subject{i}') for i in range(20)];"
         "print('ready', flush=True); sys.stdin.read(1);"
         "print(cached_index(passages).search(['subject7'], 1)[0][0].id)"
@@ -143,7 +167,7 @@ def test_the_command_builds_and_sums_up(tmp_path):
     assert (run.returncode, run.stderr) == (0, "")
     assert "1 passages" in run.stdout
     assert "hashing, 512 dimensions" in run.stdout
-    assert open_search(tmp_path / "out").search(["hello"], 1)[0][0].id == "a"
+    assert make_search(tmp_path / "out").search([request("hello")], 1)[0][0].id == "a"
 
 
 def test_the_command_says_what_is_wrong_in_one_line(tmp_path):

@@ -1,0 +1,174 @@
+"""Compare algorithms, or options, over paired seeds: `ovd compare --plan plan.toml`.
+
+A plan names a baseline, seeds, what all arms have in common, and the arms, by the options of
+`ovd train`; the `name` of a part stands beside its options:
+
+    baseline = "sft"
+    seeds = [0, 1, 2]
+
+    [common]
+    updates = 8
+    env.world_seed = 3
+
+    [arms.sft]
+    algorithm = "sft"
+
+    [arms.ovd]
+    algorithm.name = "ovd"
+    algorithm.advantage.baseline = "student"
+
+Each arm is trained with each seed by `ovd train`, which resumes; what is finished is read.
+An arm may start from another: `student = "{out}/sft-{seed}"`, where `{out}` is this folder.
+Writes results.csv, comparison.html and comparison.png.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from ovd_agent.learner.checkpoint import OPTIMIZER_FILE
+from ovd_agent.report.comparison import write_csv, write_page
+from ovd_agent.report.picture import write_picture
+from ovd_agent.runs.comparison import Difference, Run, difference, grades, read_run
+from ovd_envs.errors import OptionError
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train arms and compare."""
+
+    plan: Path
+    """A TOML file."""
+    out: Path = Path("runs/compare")
+    only_read: bool = False
+    """Train nothing: compare the runs that are finished."""
+    baseline: str | None = None
+    """The arm that the others are compared with, where it is not the plan's."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    baseline: str
+    seeds: list[int]
+    common: Mapping[str, Any]
+    arms: Mapping[str, Mapping[str, Any]]
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = tyro.cli(Options, args=list(arguments), description=__doc__)
+    plan = read_plan(options.plan, options.baseline)
+    for seed in plan.seeds:  # seed by seed, so that a comparison broken off is a paired one
+        for arm in plan.arms:
+            if not options.only_read:
+                train(plan, arm, seed, options.out / f"{arm}-{seed}")
+    arms = finished(plan, options.out)
+    differences = {
+        name: difference(grades(runs), grades(arms[plan.baseline]))
+        for name, runs in arms.items()
+        if name != plan.baseline
+    }
+    write_csv(options.out / "results.csv", arms)
+    title = f"Comparison {options.plan.stem}"
+    write_page(options.out / "comparison.html", title, arms, differences, plan.baseline)
+    write_picture(options.out / "comparison.png", title, arms, differences, plan.baseline)
+    show(arms, differences, plan.baseline)
+    print(f"report: {options.out / 'comparison.html'}")
+    return 0
+
+
+def read_plan(path: Path, baseline: str | None = None) -> Plan:
+    """Raises OptionError for a plan that cannot be read or lacks something."""
+    try:
+        data = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise OptionError(f"plan {path}: no such file") from None
+    except tomllib.TOMLDecodeError as error:
+        raise OptionError(f"plan {path}: not TOML ({error})") from None
+    unknown = set(data) - {"baseline", "seeds", "common", "arms"}
+    arms, seeds = data.get("arms", {}), data.get("seeds", [])
+    if unknown:
+        raise OptionError(f"plan {path}: {sorted(unknown)[0]!r} is not known")
+    baseline = baseline or data.get("baseline")
+    if baseline is None or baseline not in arms or len(arms) < 2:
+        raise OptionError(f"plan {path}: expected two [arms.NAME] and `baseline` to be one of them")
+    if not seeds or not all(type(seed) is int for seed in seeds) or len(set(seeds)) < len(seeds):
+        raise OptionError(f"plan {path}: seeds={seeds!r}: expected different integers")
+    return Plan(baseline, seeds, data.get("common", {}), arms)
+
+
+def as_arguments(options: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Options of a plan as those of a command line; the `name` of a part is the option itself."""
+    found: list[str] = []
+    for key, value in options.items():
+        name = f"{prefix}{key.replace('_', '-')}"
+        if key == "name" and prefix:
+            found += [f"--{prefix.removesuffix('.')}", str(value)]
+        elif isinstance(value, Mapping):
+            found += as_arguments(cast("Mapping[str, Any]", value), f"{name}.")
+        elif isinstance(value, bool):
+            head, _, last = name.rpartition(".")
+            found.append(f"--{name}" if value else f"--{head}{'.' if head else ''}no-{last}")
+        elif isinstance(value, list):
+            found += [f"--{name}", *map(str, cast("list[Any]", value))]
+        else:
+            found += [f"--{name}", str(value)]
+    return found
+
+
+def train(plan: Plan, arm: str, seed: int, out: Path) -> None:
+    if (out / "summary.json").exists():
+        return
+    command = [sys.executable, "-m", "ovd_agent.cli.main", "train"]
+    command += ["--out", str(out), "--seed", str(seed)]
+    named = as_arguments(plan.common) + as_arguments(plan.arms[arm])
+    places = {"{seed}": str(seed), "{out}": str(out.parent)}
+    for place, value in places.items():
+        named = [word.replace(place, value) for word in named]
+    command += named
+    Console(stderr=True).print(f"{arm}, seed {seed}")
+    code = subprocess.run(command, check=False).returncode
+    if code in (130, -signal.SIGINT):  # told to it, or before it could listen
+        raise KeyboardInterrupt
+    if code:
+        raise OptionError(f"arm {arm!r}, seed {seed}: {' '.join(command[1:])} ended with {code}")
+    # A finished arm is read or started from, never resumed; its optimiser is most of its size.
+    for state in (out / "checkpoints").glob(f"*/{OPTIMIZER_FILE}"):
+        state.unlink()
+
+
+def finished(plan: Plan, out: Path) -> dict[str, list[Run]]:
+    """The runs of the seeds that every arm has finished. Raises OptionError if there is none."""
+    seeds = [
+        seed
+        for seed in plan.seeds
+        if all((out / f"{arm}-{seed}/summary.json").exists() for arm in plan.arms)
+    ]
+    if not seeds:
+        raise OptionError(f"{out}: no seed is finished in every arm")
+    return {arm: [read_run(out / f"{arm}-{seed}") for seed in seeds] for arm in plan.arms}
+
+
+def show(
+    arms: Mapping[str, list[Run]], differences: Mapping[str, Difference], baseline: str
+) -> None:
+    table = Table("arm", "EM, by seed", "mean", "collapsed", f"minus {baseline}", "verdict")
+    for name, runs in arms.items():
+        each = " ".join(f"{run.em:.2f}" for run in runs)
+        mean = sum(run.em for run in runs) / len(runs)
+        cells = [name, each, f"{mean:.3f}", f"{sum(run.collapsed for run in runs)} of {len(runs)}"]
+        if found := differences.get(name):
+            interval = f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
+            cells += [interval, found.verdict]
+        table.add_row(*cells)
+    Console().print(table)

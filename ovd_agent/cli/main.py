@@ -1,0 +1,80 @@
+"""The `ovd` command: one line a subcommand, each imported when it is called."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from retrieval_index.errors import OVDError
+
+COMMANDS = {
+    "train": ("ovd_agent.cli.train", "train a student; resumes a run that was stopped"),
+    "evaluate": ("ovd_agent.cli.evaluate", "EM and F1 of a student on held-out tasks"),
+    "play": ("ovd_agent.cli.play", "watch a student play, or play yourself"),
+    "compare": ("ovd_agent.cli.compare", "train arms over paired seeds and compare them"),
+    "calibrate": ("ovd_agent.cli.calibrate", "measure whether a teacher's scores can be trusted"),
+    "demonstrate": ("ovd_agent.cli.demonstrate", "fill a pool of demonstrations"),
+    "report": ("ovd_agent.cli.report", "write a run's report.html again"),
+    "train-scorer": ("ovd_agent.cli.train_scorer", "train a small model to judge steps"),
+    "players": ("ovd_agent.cli.players", "watch scripted players, every step scored"),
+    "score-table": ("ovd_agent.cli.score_table", "how the oracle's scores agree with correctness"),
+    "serve-model": ("ovd_agent.cli.serve_model", "serve a student or a teacher by vLLM"),
+    "index build": ("ovd_agent.cli.index_build", "build a passage index"),
+    "index update": ("ovd_agent.cli.index_update", "add passages to an index, or delete some"),
+    "index serve": ("ovd_agent.cli.index_serve", "serve an index over HTTP"),
+    "index evaluate": ("ovd_agent.cli.index_evaluate", "recall, nDCG and speed of an index"),
+}
+Command = Callable[[Sequence[str]], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a subcommand; returns its exit status.
+
+    0: done; 1: a measured "no" (`ovd calibrate`); 2: bad options or a failed service; 130: Ctrl-C.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    if words[0] == "--version":
+        from ovd_envs import __version__  # pyright: ignore
+
+        print(__version__)
+        return 0
+    for length in (2, 1):
+        name = " ".join(words[:length])
+        if name in COMMANDS:
+            return run(COMMANDS[name][0], words[length:], f"ovd {name}")
+    print(f"ovd has no command {' '.join(words[:2])!r}\n\n{usage()}", file=sys.stderr)
+    return 2
+
+
+def run(module: str, arguments: Sequence[str] | None = None, prog: str | None = None) -> int:
+    """Run the command in `module`; every error of the suite is one sentence and status 2."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if prog is not None:
+        sys.argv[0] = prog
+    # Parts are named by module:Class from the folder where the command is run.
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        command: Command = import_module(module).main
+        return command(words)
+    except (OVDError, FloatingPointError, OSError, MemoryError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped: the same command goes on", file=sys.stderr)
+        return 130
+
+
+def usage() -> str:
+    lines = [f"  {name:16} {what}" for name, (_, what) in COMMANDS.items()]
+    head = "usage: ovd COMMAND [options]; `ovd COMMAND --help` lists the options\n"
+    return "\n".join([head, *lines])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

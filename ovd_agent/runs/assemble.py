@@ -1,0 +1,205 @@
+"""Config to the parts of a run: scenario, student, policy, learner."""
+
+from __future__ import annotations
+
+import atexit
+import copy
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ovd_agent.algorithms import choose_algorithm
+from ovd_agent.algorithms.base import Algorithm, Checked, WithLosses
+from ovd_agent.learner.learner import Learner
+from ovd_agent.learner.references import FrozenModel
+from ovd_agent.lora import add_adapters
+from ovd_agent.losses import loss_components
+from ovd_agent.losses.kl import START
+from ovd_agent.models import compute_dtype, load_model, student_path
+from ovd_agent.policies import POLICIES
+from ovd_agent.policies.base import PolicyContext, TrainedPolicy
+from ovd_agent.rollouts.demonstrations import Demonstrations
+from ovd_agent.rollouts.rollout import Rollout
+from ovd_agent.runs.config import PlayConfig, TrainConfig
+from ovd_envs.episode import Task
+from ovd_envs.errors import OptionError
+from ovd_envs.scenario import Scenario
+
+
+@dataclass(slots=True)
+class Student:
+    """A model that plays, and what it computes in."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    policy: TrainedPolicy
+    dtype: torch.dtype
+
+    @property
+    def precision(self) -> str:
+        device = self.model.device.type
+        return f"float32 weights, {str(self.dtype).removeprefix('torch.')} on {device}"
+
+
+@dataclass(slots=True)
+class Parts:
+    """Everything that a run is made of."""
+
+    tasks: Sequence[Task]
+    held_out: Sequence[Task]
+    algorithm: Algorithm
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    learner: Learner
+    references: Mapping[str, FrozenModel]
+    policy: TrainedPolicy
+    rollout: Rollout
+    evaluation: Rollout
+    """The same policy on held-out tasks."""
+    demonstrations: Demonstrations
+    precision: str
+
+    @property
+    def score_levels(self) -> int:
+        return self.rollout.scenario.options.score_levels
+
+    def publish(self) -> dict[str, float]:
+        """Give the learner's weights to the policy; returns figures for the log."""
+        return self.policy.publish(self.model, self.learner.steps)
+
+
+def assemble(config: TrainConfig) -> Parts:
+    """Build the parts. Raises OptionError or ModelError, before anything is trained."""
+    scenario, tasks = config.environment().build()
+    held_out = config.held_out(config.eval_count, teacher=None, reward="outcome").build()[1]
+    algorithm = choose_algorithm(config.algorithm).build()
+    if isinstance(algorithm, Checked):
+        algorithm.check(scenario.options.score_levels)
+    _use_threads(config)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = compute_dtype(device)
+    model, tokenizer = load_model(student_path(config.student))
+    model = moved(model, device)
+    references = _references(algorithm, model, config, dtype)
+    add_adapters(model, config.lora, config.seed)
+    learner = Learner(
+        model,
+        config.learner,
+        losses=loss_components(algorithm.losses if isinstance(algorithm, WithLosses) else ()),
+        temperature=config.rollout.temperature,
+        autocast=dtype != torch.float32,
+    )
+    lora_rank = 0 if config.lora.merge else config.lora.rank
+    student = Student(
+        model, tokenizer, _policy(config, model, tokenizer, dtype, lora_rank), dtype
+    )
+    rollout = _rollout(config, scenario, student, overlap=config.overlaps())
+    played = scenario if config.scores_held_out() else scenario.unscored()
+    shown = scenario
+    if config.demonstrator is not None:
+        shown = config.environment(teacher=config.demonstrator).build()[0]
+    return Parts(
+        tasks,
+        held_out[: config.eval_count],
+        algorithm,
+        model,
+        tokenizer,
+        learner,
+        references,
+        student.policy,
+        rollout,
+        replace(rollout, scenario=played),
+        Demonstrations(shown, config.demonstrations),
+        student.precision,
+    )
+
+
+def assemble_play(config: PlayConfig, scenario: Scenario) -> tuple[Rollout, Student]:
+    """A student that plays a scenario, without anything that learns."""
+    _use_threads(config)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = compute_dtype(device)
+    model, tokenizer = load_model(student_path(config.student))
+    model = moved(model, device)
+    student = Student(model, tokenizer, _policy(config, model, tokenizer, dtype, 0), dtype)
+    student.policy.publish(model, 0)
+    return _rollout(config, scenario, student, overlap=False), student
+
+
+def _rollout(
+    config: PlayConfig, scenario: Scenario, student: Student, *, overlap: bool
+) -> Rollout:
+    return Rollout(
+        scenario,
+        student.policy,
+        student.tokenizer,
+        slots=config.rollout.slots,
+        max_length=config.rollout.max_length,
+        max_new_tokens=config.rollout.max_new_tokens,
+        overlap=overlap,
+    )
+
+
+def _references(
+    algorithm: Algorithm, model: PreTrainedModel, config: TrainConfig, dtype: torch.dtype
+) -> dict[str, FrozenModel]:
+    found: dict[str, FrozenModel] = {}
+    for name in algorithm.needs.references:
+        if name != START:
+            raise OptionError(
+                f"the algorithm needs the reference {name!r}: expected {START!r}, the student as"
+                " the run began"
+            )
+        found[name] = FrozenModel(
+            name,
+            copy.deepcopy(model),
+            temperature=config.rollout.temperature,
+            token_budget=config.learner.token_budget,
+            logit_budget=config.learner.logit_budget,
+            autocast=dtype != torch.float32,
+        )
+    return found
+
+
+def _policy(
+    config: PlayConfig,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dtype: torch.dtype,
+    lora_rank: int,
+) -> TrainedPolicy:
+    folder = config.out / "weights" if isinstance(config, TrainConfig) else _passing_folder()
+    context = PolicyContext(
+        model,
+        tokenizer,
+        config.student,
+        folder,
+        config.rollout.slots,
+        config.rollout.max_length,
+        dtype,
+        lora_rank,
+    )
+    return POLICIES.choose(config.policy).build(context)
+
+
+def _passing_folder() -> Path:
+    """Where weights pass through on their way to an engine; gone when the process ends."""
+    folder = tempfile.mkdtemp(prefix="ovd-weights-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
+def _use_threads(config: PlayConfig) -> None:
+    if config.threads:
+        torch.set_num_threads(config.threads)
+
+
+def moved(model: PreTrainedModel, target: torch.device | torch.dtype) -> PreTrainedModel:
+    move: Any = model.to  # whose annotations in transformers hide those of torch
+    return move(target)

@@ -1,0 +1,285 @@
+"""The training loop: tasks, episodes, trajectories, rows, update; readable top to bottom."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import time
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import transformers
+
+from ovd_agent.algorithms import ALGORITHMS
+from ovd_agent.algorithms.base import (
+    Adaptive,
+    Advises,
+    Algorithm,
+    Context,
+    Stateful,
+    demonstrations_wanted,
+)
+from ovd_agent.learner.checkpoint import load_checkpoint, save_checkpoint
+from ovd_agent.learner.folders import BEST, latest_checkpoint, point
+from ovd_agent.learner.learner import Progress
+from ovd_agent.learner.rows import TrainingRow
+from ovd_agent.policies.base import PolicyUnavailable
+from ovd_agent.rollouts.group import Group
+from ovd_agent.runs.assemble import assemble
+from ovd_agent.runs.config import TrainConfig
+from ovd_agent.runs.evaluate import evaluate
+from ovd_agent.runs.logs import RunLog, read_log
+from ovd_agent.runs.metrics import describe, peak_memory_mb
+from ovd_envs.episode import Task, write_episodes
+from retrieval_index.files import write_atomically
+
+CUT_OFF = 0.2
+"""Share of episodes outgrowing `max_length` from which on a run says so."""
+MAX_GAP = 0.25
+"""Nats a token, as for the first probe of an engine's weights (policies/publish.py)."""
+
+
+@dataclass(slots=True)
+class Stopwatch:
+    """Seconds spent in each stage of an update."""
+
+    seconds: dict[str, float] = field(default_factory=dict[str, float])
+
+    @contextmanager
+    def __call__(self, stage: str) -> Generator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+class Trainer:
+    """A run: everything that `TrainConfig` describes, resumable at any update."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.parts = assemble(config)
+        self.algorithm = self.parts.algorithm
+        self.update = 0
+        self.seconds = 0.0
+        self._saved: int | None = None
+        """The update of the latest checkpoint."""
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end (or from where a stopped run was left) and return the summary."""
+        config = self.config
+        config.save()
+        self._resume()
+        began = time.perf_counter() - self.seconds
+        with RunLog(config.out, config.updates, resume_from=self.update) as log:
+            log.say(f"{config.student}: {self.parts.precision}")
+            if self.update:
+                log.say(f"resuming {config.out} after update {self.update} of {config.updates}")
+            while True:
+                if self._evaluation_is_due() and self.update not in log.evaluated:
+                    self._evaluate(log)
+                if self.update >= config.updates:
+                    break
+                number = self.update
+                metrics = self.step()
+                log.log(number, metrics)
+                if too_long := _cut_off(metrics["ends"], config.rollout.max_length):
+                    log.say(f"update {number + 1}: {too_long}")
+                if isinstance(self.algorithm, Advises):
+                    advice = self.algorithm.advice(metrics, self.parts.score_levels)
+                    if advice:
+                        log.say(f"update {number + 1}: {advice}")
+                self.seconds = time.perf_counter() - began
+                if self.update % config.checkpoint_every == 0 or self.update == config.updates:
+                    self._save()
+        self.seconds = max(self.seconds, time.perf_counter() - began)
+        return self._summarise()
+
+    def step(self) -> dict[str, Any]:
+        """One update; what it does depends only on the weights, the seed and the update number."""
+        watch = Stopwatch()
+        start = time.perf_counter()
+        tasks = self._draw()
+        with watch("rollout"):
+            groups = self._play(tasks)
+        algorithm, context = self.algorithm, self._context()
+        if isinstance(algorithm, Adaptive):
+            samples = [sample for group in groups for sample in group.samples]
+            algorithm = algorithm.adapted(samples, context)
+        with watch("teacher"):
+            failed = self._demonstrate(groups, algorithm)
+        with watch("learn"):
+            rows = [row for group in groups for row in algorithm.rows(group, context)]
+            for name, wants in algorithm.needs.references.items():
+                self.parts.references[name].measure(rows, wants)
+            learned = self._learn(rows)
+            published = self.parts.publish()
+        self.update += 1
+        watch.seconds["total"] = time.perf_counter() - start
+        return {
+            **describe(groups, rows, self.parts.score_levels),
+            **context.figures,
+            "demonstrations_failed": failed,
+            **learned,
+            **published,
+            "tokens_per_second": learned["computed_tokens"] / watch.seconds["learn"],
+            "seconds": watch.seconds,
+            "peak_memory_mb": peak_memory_mb(),
+        }
+
+    def _context(self) -> Context:
+        levels, tokenizer = self.parts.score_levels, self.parts.tokenizer
+        return Context(self.update, self.config.updates, levels, tokenizer)
+
+    def _learn(self, rows: Sequence[TrainingRow]) -> dict[str, float]:
+        updates = self.config.updates
+        progress = Progress(self.update / updates, (self.update + 1) / updates)
+        learned = self.parts.learner.update(rows, self._seed_for("rows"), progress)
+        _check_gap(learned.get("gap", 0.0))
+        return learned
+
+    def _draw(self) -> list[Task]:
+        tasks = self.parts.tasks
+        count = min(self.config.tasks_per_update, len(tasks))
+        return random.Random(self._seed_for("tasks")).sample(list(tasks), count)
+
+    def _play(self, tasks: Sequence[Task]) -> list[Group]:
+        """The student plays each task as often as the algorithm wants; one sample's place in the
+        batch does not matter, since all are drawn from one stream."""
+        samples = self.algorithm.needs.samples
+        self.parts.policy.seed(self._seed_for("sampling"))
+        repeated = [task for task in tasks for _ in range(samples)]
+        played = self.parts.rollout.play(repeated, temperature=self.config.rollout.temperature)
+        return [
+            Group(task, played[index * samples : (index + 1) * samples])
+            for index, task in enumerate(tasks)
+        ]
+
+    def _demonstrate(self, groups: Sequence[Group], algorithm: Algorithm) -> int:
+        """Ask for all the demonstrations of the update at once; returns how many did not come, or
+        are longer than the student may play."""
+        wanted = [
+            group
+            for group in groups
+            for _ in range(demonstrations_wanted(algorithm, group.samples))
+        ]
+        shown = self.parts.demonstrations.demonstrate([group.task for group in wanted])
+        failed = 0
+        for group, episode in zip(wanted, shown, strict=True):
+            trajectory = episode and self.parts.rollout.tokenized(episode)
+            if trajectory and len(trajectory.ids) <= self.config.rollout.max_length:
+                group.demonstrations.append(trajectory)
+            else:
+                failed += 1
+        return failed
+
+    def _seed_for(self, purpose: str) -> int:
+        """A random seed for one purpose in this update, the same whenever the run is resumed."""
+        return random.Random(f"{purpose} {self.config.seed} {self.update}").getrandbits(31)
+
+    def _resume(self) -> None:
+        try:
+            state = load_checkpoint(
+                self.config.out / "checkpoints", self.parts.model, self.parts.learner
+            )
+            self.update, self.seconds = state["update"], state["seconds"]
+            self._saved = self.update
+            if isinstance(self.algorithm, Stateful):
+                self.algorithm.load_state_dict(state["algorithm"])
+        except FileNotFoundError:
+            pass  # a new run, or one stopped before its first checkpoint
+        # Also at the beginning: a server may still hold the weights of another run.
+        self.parts.publish()
+
+    def _save(self, *, best: bool = False) -> None:
+        state: dict[str, Any] = {"update": self.update, "seconds": self.seconds}
+        if isinstance(self.algorithm, Stateful):
+            state["algorithm"] = self.algorithm.state_dict()
+        save_checkpoint(
+            self.config.out / "checkpoints",
+            self.parts.model,
+            self.parts.tokenizer,
+            self.parts.learner,
+            state,
+            keep=1 if self.update == self.config.updates else 2,
+            best=best,
+        )
+        self._saved = self.update
+
+    def _evaluation_is_due(self) -> bool:
+        every, last = self.config.eval_every, self.config.updates
+        return self.update in (0, last) or bool(every and self.update % every == 0)
+
+    def _evaluate(self, log: RunLog) -> None:
+        log.say(f"playing {len(self.parts.held_out)} held-out tasks")
+        start = time.perf_counter()
+        result, trajectories = evaluate(self.parts.evaluation, self.parts.held_out)
+        name = "before" if self.update == 0 else "after"
+        episodes = (trajectory.episode for trajectory in trajectories)
+        write_episodes(self.config.out / f"episodes_{name}.jsonl", episodes)
+        seconds = time.perf_counter() - start
+        if self.update:
+            self._keep_if_best(result["em"])
+        log.evaluation(self.update, {"split": "test", **result, "seconds": seconds})
+
+    def _keep_if_best(self, em: float) -> None:
+        """Point `best` at these weights where no earlier evaluation since training began was as
+        good."""
+        before = read_log(self.config.out / "eval.jsonl")
+        if any(record["em"] >= em for record in before if record["update"]):
+            return
+        root = self.config.out / "checkpoints"
+        if self._saved == self.update:
+            point(root, BEST, latest_checkpoint(root))
+        else:
+            self._save(best=True)
+
+    def _summarise(self) -> dict[str, Any]:
+        evaluations = read_log(self.config.out / "eval.jsonl")
+        updates = read_log(self.config.out / "log.jsonl")
+        ledger = ("student_tokens", "teacher_tokens", "score_calls", "demonstrations")
+        ledger += ("trained_tokens", "computed_tokens", "optimizer_steps")
+        summary = {
+            "env": self.config.environment().name,
+            "algorithm": ALGORITHMS.choose(self.config.algorithm).name,
+            "student": self.config.student,
+            "seed": self.config.seed,
+            "em_before": evaluations[0]["em"],
+            "em_after": evaluations[-1]["em"],
+            "before": evaluations[0],
+            "after": evaluations[-1],
+            "acceptance": [line.get("acceptance") for line in updates],
+            **{name: sum(line[name] for line in updates) for name in ledger},
+            "updates": len(updates),
+            "seconds": self.seconds,
+            "threads": torch.get_num_threads(),
+            "precision": self.parts.precision,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": sys.version.split()[0],
+        }
+        write_atomically(self.config.out / "summary.json", json.dumps(summary, indent=2))
+        return summary
+
+
+def _cut_off(ends: Mapping[str, int], max_length: int) -> str | None:
+    """Advice where more than a fifth of the episodes did not fit."""
+    share = ends.get("length_limit", 0) / max(1, sum(ends.values()))
+    if share <= CUT_OFF:
+        return None
+    return (
+        f"{share:.0%} of the episodes outgrew rollout.max_length={max_length} tokens and were cut"
+        " off: raise it, or search for less (environment.top_k, shorter passages)"
+    )
+
+
+def _check_gap(gap: float) -> None:
+    if not gap <= MAX_GAP:
+        raise PolicyUnavailable(
+            f"the policy's log-probabilities differ from the learner's by {gap:.3g} a sampled token"
+            f" on average, expected at most {MAX_GAP}: it plays with other weights, another"
+            " temperature or another top_p"
+        )

@@ -1,0 +1,1 @@
+"""Can a teacher be trusted? Players of several strengths, agreement, calibration, validation."""

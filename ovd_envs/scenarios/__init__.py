@@ -1,0 +1,4 @@
+"""Our scenarios, and the environments made of them."""
+
+WEBQA = "ovd/WebQA-v0"
+MATH = "ovd/Math-v0"

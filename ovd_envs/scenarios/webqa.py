@@ -1,0 +1,145 @@
+"""Multi-turn question answering over a search engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ovd_envs.episode import Episode, Task
+from ovd_envs.errors import OptionError, SearchUnavailable
+from ovd_envs.grading.text import exact_match, f1_score
+from ovd_envs.grammar import Action, render_documents, render_error
+from ovd_envs.scenario import Grade, Options, Response, Scenario
+from ovd_envs.scenarios import WEBQA
+from ovd_envs.search import make_search
+from ovd_envs.search.base import SearchEngine, SearchRequest
+from ovd_envs.search.index import IndexSearch, cached_index
+from ovd_envs.tasks.fiction import Split, World
+from ovd_envs.tasks.files import given_tasks
+from ovd_envs.teachers import make_teacher
+from ovd_envs.teachers.base import Judge, TeacherContext
+from ovd_envs.teachers.rubrics import QUESTION
+from retrieval_index.documents import Document
+
+PROMPT = (
+    "Answer the question. Think in <think></think>, search with <search>query</search>, "
+    "read what comes back in <information></information>, and finish with "
+    "<answer>answer</answer>.\nQuestion: {question}\n"
+)
+ADVICE = "Write <search>query</search> to search or <answer>answer</answer> to finish."
+
+
+@dataclass(frozen=True, kw_only=True)
+class WebQAOptions(Options):
+    """Multi-turn question answering over a search engine."""
+
+    search: Any = None
+    """The search engine: an index folder, a URL, a name, module:Class, or an object. By default
+    the index of the generated encyclopedia."""
+    top_k: int = 1
+    """Passages that a search returns."""
+    passages: int = 2000
+    """Size of the generated encyclopedia."""
+    world_seed: int = 0
+    """Which encyclopedia is generated."""
+    hops: tuple[int, ...] = (1, 2)
+    """Searches that the generated questions need."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if type(self.top_k) is not int or self.top_k < 1:
+            raise OptionError(f"top_k={self.top_k!r}: expected an integer, at least 1")
+
+
+class WebQA(Scenario):
+    """Questions whose answers must be searched for, `top_k` passages a search."""
+
+    stop_strings = ("</search>", "</answer>")
+    rubric = QUESTION
+
+    def __init__(self, options: WebQAOptions, teacher: Judge | None, search: SearchEngine) -> None:
+        super().__init__(options, teacher)
+        self.search = search
+        self.top_k = options.top_k
+
+    def prompt(self, task: Task) -> str:
+        return PROMPT.format(question=task.prompt)
+
+    def respond(self, episodes: Sequence[Episode], actions: Sequence[Action]) -> list[Response]:
+        requests = [
+            SearchRequest(action.content, episode)
+            for episode, action in zip(episodes, actions, strict=True)
+            if action.kind == "search"
+        ]
+        try:
+            found = iter(self._found(requests))
+        except Exception as error:  # whatever a search engine raises, those who asked must know
+            fault = SearchUnavailable(f"the search engine failed: {error}")
+            fault.__cause__ = error
+            return [
+                Response(fault=fault) if action.kind == "search" else _respond(action, iter(()))
+                for action in actions
+            ]
+        return [_respond(action, found) for action in actions]
+
+    def _found(self, requests: list[SearchRequest]) -> list[list[Document]]:
+        """One call for all, none if nobody searches."""
+        results = self.search.search(requests, self.top_k) if requests else []
+        if len(results) != len(requests):
+            raise ValueError(f"{len(results)} lists of passages came for {len(requests)} queries")
+        return results
+
+    def grade(self, task: Task, answer: str) -> Grade:
+        if exact_match(answer, task.answers):
+            return Grade(1.0, 1.0)
+        return Grade(0.0, f1_score(answer, task.answers))
+
+
+_SILENCE = Response()
+
+
+def _respond(action: Action, found: Iterator[Sequence[Document]]) -> Response:
+    if action.kind == "search":
+        documents = tuple(next(found))
+        return Response(render_documents(documents), documents)
+    if action.kind == "answer":
+        return _SILENCE
+    why = "you only thought" if action.kind == "think" else action.content
+    return Response(render_error(why, ADVICE))
+
+
+def build(options: WebQAOptions) -> tuple[WebQA, Sequence[Task]]:
+    """The scenario, and the tasks of `options`."""
+    if isinstance(options.tasks, str | Path) and options.search is None:
+        raise OptionError(
+            f"questions from a file ({options.tasks}) need search=<index folder or search engine>"
+        )
+    passages, seed = options.passages, options.world_seed
+    search = (
+        _built_in_search(passages, seed) if options.search is None else make_search(options.search)
+    )
+    context = TeacherContext(WEBQA, WebQA.rubric, options.max_turns, options.score_levels, search)
+    scenario = WebQA(options, make_teacher(options.teacher, context), search)
+    if options.tasks is None:
+        return scenario, _generated(passages, seed, options.split, options.count, options.hops)
+    return scenario, given_tasks(options.tasks)
+
+
+@lru_cache(maxsize=4)
+def _world(passages: int, seed: int) -> World:
+    return World(passages, seed)
+
+
+@lru_cache(maxsize=16)
+def _generated(
+    passages: int, seed: int, split: Split, count: int, hops: tuple[int, ...]
+) -> Sequence[Task]:
+    return tuple(_world(passages, seed).tasks(split, count=count, hops=hops))
+
+
+@lru_cache(maxsize=4)
+def _built_in_search(passages: int, seed: int) -> SearchEngine:
+    return IndexSearch(cached_index(_world(passages, seed).passages))

@@ -1,0 +1,1 @@
+"""A language model as teacher, behind an OpenAI-compatible server."""
