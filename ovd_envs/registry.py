@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, cast
 
@@ -113,14 +114,17 @@ def _entry(env_id: str, scenario: Any, options_type: Any) -> Entry[Made]:
 
 
 def _spec(env_id: str) -> Any:
-    if ":" not in env_id and env_id not in gymnasium.registry:
-        _import_plugins()
+    package, _, name = env_id.rpartition(":")
     try:
-        return gymnasium.spec(env_id)
+        if package:
+            import_module(package)
+        elif name not in gymnasium.registry:
+            _import_plugins()
+        return gymnasium.spec(name)
     except (GymnasiumError, ModuleNotFoundError) as error:
         raise OptionError(
             f"no environment {env_id!r} ({error}): expected one of {', '.join(environments())}, or"
-            " package:id"
+            " package:id, which imports the package first"
         ) from None
 
 

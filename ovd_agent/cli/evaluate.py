@@ -20,11 +20,13 @@ from ovd_agent.runs.assemble import assemble_play
 from ovd_agent.runs.config import LookUp, PlayConfig
 from ovd_agent.runs.evaluate import evaluate
 from ovd_envs.episode import write_episodes
+from ovd_envs.scenario import Options
 from retrieval_index.files import write_atomically
+from retrieval_index.options import hints_of
 
 
 @dataclass(frozen=True)
-class Options(PlayConfig):
+class Evaluation(PlayConfig):
     """Play held-out tasks and report EM and F1 with 95% intervals, in all and per hop."""
 
     PARTS: ClassVar[Mapping[str, LookUp]] = PlayConfig.PARTS
@@ -40,7 +42,7 @@ class Options(PlayConfig):
 
 
 def main(arguments: Sequence[str]) -> int:
-    options = parse(Options, arguments, __doc__ or "", options_of_run(arguments))
+    options = parse(Evaluation, arguments, __doc__ or "", options_of_run(arguments))
     choice = options.held_out(options.count)
     scenario, tasks = choice.build()
     tasks = tasks[: options.count]
@@ -62,12 +64,10 @@ def describe_tasks(choice: Any, count: int) -> str:
     options = choice.options
     if options.tasks is not None:
         return f"{choice.name}: {count} tasks of {options.tasks}"
-    own = {name: value for name, value in vars(options).items() if name in _WHICH}
-    said = ", ".join(f"{name} {value}" for name, value in own.items())
-    return f"{choice.name}: {count} generated tasks of the split {options.split!r} ({said})"
-
-
-_WHICH = ("world_seed", "hops", "levels", "passages")
+    shared = {*hints_of(Options), "search"}
+    own = {name: value for name, value in vars(options).items() if name not in shared}
+    said = "".join(f", {name}={value}" for name, value in own.items())
+    return f"{choice.name}: {count} generated tasks, split={options.split}{said}"
 
 
 def table(result: dict[str, Any], title: str) -> Table:

@@ -96,9 +96,7 @@ def assemble(config: TrainConfig) -> Parts:
         autocast=dtype != torch.float32,
     )
     lora_rank = 0 if config.lora.merge else config.lora.rank
-    student = Student(
-        model, tokenizer, _policy(config, model, tokenizer, dtype, lora_rank), dtype
-    )
+    student = Student(model, tokenizer, _policy(config, model, tokenizer, dtype, lora_rank), dtype)
     rollout = _rollout(config, scenario, student, overlap=config.overlaps())
     played = scenario if config.scores_held_out() else scenario.unscored()
     shown = scenario
@@ -132,9 +130,7 @@ def assemble_play(config: PlayConfig, scenario: Scenario) -> tuple[Rollout, Stud
     return _rollout(config, scenario, student, overlap=False), student
 
 
-def _rollout(
-    config: PlayConfig, scenario: Scenario, student: Student, *, overlap: bool
-) -> Rollout:
+def _rollout(config: PlayConfig, scenario: Scenario, student: Student, *, overlap: bool) -> Rollout:
     return Rollout(
         scenario,
         student.policy,

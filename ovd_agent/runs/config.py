@@ -233,9 +233,7 @@ def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[tupl
     ]
 
 
-def _differences(
-    theirs: Any, ours: Any, where: str, default: Any
-) -> list[tuple[str, Any, Any]]:
+def _differences(theirs: Any, ours: Any, where: str, default: Any) -> list[tuple[str, Any, Any]]:
     if not isinstance(theirs, dict) or not isinstance(ours, dict):
         return [(where, theirs, ours)] if theirs != ours else []
     before, now = cast("dict[str, Any]", theirs), cast("dict[str, Any]", ours)

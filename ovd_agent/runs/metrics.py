@@ -13,7 +13,9 @@ from ovd_agent.learner.rows import TrainingRow
 from ovd_agent.rollouts.group import Group
 
 
-def describe(groups: Sequence[Group], rows: Sequence[TrainingRow], score_levels: int) -> dict[str, Any]:
+def describe(
+    groups: Sequence[Group], rows: Sequence[TrainingRow], score_levels: int
+) -> dict[str, Any]:
     """Rewards, grades, scores and the ledger of an update, before any learning.
 
     `acceptance` is the share of the student's samples that are trained on, without those that were
