@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import tyro
 from numpy.typing import NDArray
+from transformers import PreTrainedModel
 
 from ovd_agent import Rollout, TrainingRow, Trajectory, load_model
 from ovd_agent.learner.batches import micro_batches
@@ -144,7 +145,7 @@ def authors(trajectory: Trajectory) -> NDArray[np.int8]:
 
 
 def step(
-    model: torch.nn.Module, optimizer: torch.optim.Optimizer, rows: list[TrainingRow], rate: float
+    model: PreTrainedModel, optimizer: torch.optim.Optimizer, rows: list[TrainingRow], rate: float
 ) -> None:
     """One optimiser step: the loss is divided once, by all weighted tokens of the step."""
     losses = loss_components()
