@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/pilots.py --variants none student --seeds 10 11
 
-Each trains with `scripts/train.py` on world 1 (the demo's is world 2) and plays 100 held-out
+Each trains with `ovd train` on world 1 (the demo's is world 2) and plays 100 held-out
 questions of it greedily, all in runs/pilots. A run that is finished is read, one that was stopped
 goes on. `--threads 1` lets two of these commands share a machine of two cores.
 
@@ -26,7 +26,7 @@ from record import RESULTS, surroundings, write_record
 from rich.console import Console
 from rich.table import Table
 
-ROOT = Path(__file__).parents[1]
+OVD = (sys.executable, "-m", "ovd_agent.cli.main")
 WORLD = ("--env.world-seed", "1")
 COMMON = (*("--updates", "8", "--eval-count", "1", "--checkpoint-every", "100"),)
 BASELINE, LOSS = "--algorithm.advantage.baseline", "--algorithm.demonstration-loss"
@@ -70,11 +70,11 @@ def main(config: Pilots) -> None:
 def run(variant: str, seed: int, folder: Path, threads: int | None) -> dict[str, Any]:
     limit = ["--threads", str(threads)] if threads else []
     if not (folder / "summary.json").exists():
-        command = [sys.executable, str(ROOT / "scripts/train.py"), "--out", str(folder)]
+        command = [*OVD, "train", "--out", str(folder)]
         command += ["--seed", str(seed), *WORLD, *COMMON, *VARIANTS[variant], *limit]
         subprocess.run(command, check=True)
     if not (folder / "heldout/result.json").exists():
-        command = [sys.executable, str(ROOT / "scripts/evaluate.py"), "--student", str(folder)]
+        command = [*OVD, "evaluate", "--student", str(folder)]
         command += ["--count", "100", "--out", str(folder / "heldout"), *WORLD, *limit]
         subprocess.run(command, check=True)
     summary = json.loads((folder / "summary.json").read_text())

@@ -1,6 +1,6 @@
 """Which words make a small model a fair judge? Each try is scored on the same known steps.
 
-    .venv-vllm/bin/python scripts/serve_model.py --model qwen2.5-coder-1.5b --role teacher \\
+    .venv-vllm/bin/ovd serve-model --model qwen2.5-coder-1.5b --role teacher \\
         --port 8002
     python benchmarks/prompts.py
 

@@ -140,13 +140,13 @@ def write_lines(path: Path, rows: Iterator[dict[str, Any]]) -> None:
     write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def call(script: str, options: Options, held: str, *more: str, out: Path) -> None:
-    """One of scripts/, on the questions `held`."""
+def call(name: str, options: Options, held: str, *more: str, out: Path) -> None:
+    """A command of `ovd`, on the questions `held`."""
     places = ("--search", str(options.runs / "index"))
     places += ("--env.tasks", str(questions(options.runs, "train")))
     tested = "SQuAD dev" if held == "train" else held
     places += ("--eval-tasks", str(questions(options.runs, tested)))
-    command = [sys.executable, str(ROOT / f"scripts/{script}.py"), "--out", str(out)]
+    command = [sys.executable, "-m", "ovd_agent.cli.main", name, "--out", str(out)]
     subprocess.run([*command, *places, *COMMON, *more], check=True)
 
 

@@ -9,7 +9,7 @@ again the next turn. All hold their weights in what is fast on this processor, b
 Tokens are those that the student wrote; medians of `repetitions` in turn.
 `--student runs/demo` measures a trained student, whose turns end at different times. `--vllm` adds
 vLLM in this process (run it by .venv-vllm/bin/python), `--served URL` a server that
-scripts/serve_model.py started.
+`ovd serve-model` started.
 """
 
 from __future__ import annotations

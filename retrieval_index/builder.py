@@ -20,7 +20,13 @@ from retrieval_index.corpus import (
     split_passages,
 )
 from retrieval_index.documents import Document
-from retrieval_index.encoders import Encoder, Precision, make_encoder, precision_of
+from retrieval_index.encoders import (
+    DEFAULT_ENCODER,
+    Encoder,
+    Precision,
+    make_encoder,
+    precision_of,
+)
 from retrieval_index.errors import CorpusError, IndexExistsError, RetrievalError
 from retrieval_index.index import PassageIndex
 from retrieval_index.manifest import (
@@ -48,7 +54,7 @@ from retrieval_index.workplace import FOLDER, Plan, Workplace, finish_commit, lo
 def build_index(
     corpus: Source | Iterable[Document],
     out: str | Path,
-    encoder: str | Encoder = "hashing",
+    encoder: str | Encoder = DEFAULT_ENCODER,
     *,
     index: str = "auto",
     bm25: bool = True,

@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from retrieval_index.errors import REBUILD, EncoderError, MissingPackageError
 from retrieval_index.precision import multiplies_in_bfloat16
+from retrieval_index.registry import Registry, choice_of
 
 Vectors = NDArray[np.float32]
 """[n, dimension], every row of length 1."""
@@ -55,13 +57,32 @@ class Encoder(Protocol):
 Precision = Literal["float32", "bfloat16"]
 
 
-def make_encoder(name: str, precision: Precision | None = None) -> Encoder:
-    """The encoder called "hashing" or "minilm", or a sentence-transformers model by its Hub name
-    or folder, in the precision that is fastest here unless told. Raises EncoderError if there is
-    none such."""
-    if name == HashingEncoder.name:
-        return HashingEncoder()
-    return SentenceTransformerEncoder(name, precision=precision)
+@dataclass(frozen=True, kw_only=True)
+class SmallOptions:
+    """MiniLM."""
+
+    precision: Precision | None = None
+    """What it computes in; by default bfloat16 where the processor is fast in it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(SmallOptions):
+    """A sentence-transformers model."""
+
+    model: str
+    """Its name on the Hub, or its folder."""
+
+
+def make_encoder(given: Any, precision: Precision | None = None) -> Encoder:
+    """The encoder of a name ("hashing", "minilm"), of a sentence-transformers model's Hub name or
+    folder, `module:Class`, or as a mapping of a name and options; models compute in `precision`.
+
+    Raises EncoderError if there is none such.
+    """
+    entry, values = ENCODERS.look_up(given)
+    if precision is not None and issubclass(entry.options or object, SmallOptions):
+        values["precision"] = precision
+    return choice_of(entry, values, f"encoder {entry.name!r}").build()
 
 
 def precision_of(encoder: Encoder) -> Precision:
@@ -196,7 +217,7 @@ class SentenceTransformerEncoder:
         batch_size: int = 32,
     ) -> None:
         """`precision=None` is bfloat16 where the device multiplies in it, else float32."""
-        self.name = MINILM if name == "minilm" else name
+        self.name = MINILM if name == SMALL else name
         self.batch_size = batch_size
         self._model = _load_model(self.name, device)
         _add_prompts(self._model, self.name)
@@ -312,3 +333,20 @@ def _model_fingerprint(model: Any) -> str:
     settings = [tokenizer, modules, model.max_seq_length, model.prompts]
     digest.update(json.dumps(settings, sort_keys=True).encode())
     return digest.hexdigest()
+
+
+def _small(options: SmallOptions) -> Encoder:
+    return SentenceTransformerEncoder(SMALL, precision=options.precision)
+
+
+def _of_model(options: ModelOptions) -> Encoder:
+    return SentenceTransformerEncoder(options.model, precision=options.precision)
+
+
+SMALL = "minilm"
+DEFAULT_ENCODER = HashingEncoder.name
+ENCODERS: Registry[Encoder] = Registry("encoder", "ovd.encoders", fallback="model")
+"""Any text that is no name is a model."""
+ENCODERS.register(HashingEncoder.name, HashingEncoder)
+ENCODERS.register(SMALL, _small, SmallOptions)
+ENCODERS.register("model", _of_model, ModelOptions, lambda rest: {"model": rest})

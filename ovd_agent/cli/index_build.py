@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from retrieval_index import PassageIndex, build_index
-from retrieval_index.encoders import Precision
+from retrieval_index.encoders import DEFAULT_ENCODER, Precision
 from retrieval_index.flat import FACTORY
 from retrieval_index.manifest import CURRENT, DenseRecord, EncoderRecord
 from retrieval_index.qdrant import connect, export
@@ -27,7 +27,7 @@ class Options:
     of such files, or a dataset on the Hub: hub:NAME[/CONFIG][:SPLIT]."""
     out: Path
     """The index folder to make."""
-    encoder: str = "hashing"
+    encoder: str = DEFAULT_ENCODER
     """"hashing" (no model), "minilm", a sentence-transformers model on the Hub, or its folder."""
     index: str = "auto"
     """"auto" (by the number of passages), "Flat" (exact), or a factory string of faiss, such as

@@ -103,7 +103,7 @@ class Probe:
             raise PolicyUnavailable(
                 f"{engine} does not serve the learner's weights: its log-probabilities of a probe"
                 f" text differ by {difference:.3g} on average, expected at most {self.limit:.3g};"
-                " start it by scripts/serve_model.py --role student, from the same student"
+                " start it by ovd serve-model --role student, from the same student"
             )
         if not self._settled:
             self.limit = min(self.limit, 3 * difference + 1e-3)

@@ -22,7 +22,7 @@ from ovd_agent.policies.vllm_policy import ADAPTERS, check_context, request_opti
 
 T = TypeVar("T")
 STUDENT = "student"
-"""The name under which scripts/serve_model.py serves a student."""
+"""The name under which ovd serve-model serves a student."""
 _WAIT, _LONGEST_WAIT = 0.25, 5.0
 
 
@@ -185,7 +185,7 @@ class ServedPolicy:
                 urls = ", ".join(server.url for server in self.servers)
                 raise PolicyUnavailable(
                     f"no student answers at {urls} ({problem}): start one by"
-                    " scripts/serve_model.py --role student, and run the same command to resume"
+                    " ovd serve-model --role student, and run the same command to resume"
                 )
             home = self._home[key] = min(
                 up, key=lambda server: (server is failed, server.in_flight)
@@ -221,7 +221,7 @@ class ServedPolicy:
             rank = " --lora-rank RANK" if self._takes_adapters else ""
             raise PolicyUnavailable(
                 f"no server takes the student's weights ({'; '.join(problems)}): start one by"
-                f" scripts/serve_model.py --role student{rank}"
+                f" ovd serve-model --role student{rank}"
             )
         return [None if isinstance(result, BaseException) else result for result in tried]
 

@@ -79,7 +79,7 @@ class Difference:
 
 
 def read_run(folder: Path) -> Run:
-    """Read a finished run of `scripts/train.py`. Raises OptionError where it is not finished."""
+    """Read a finished run of `ovd train`. Raises OptionError where it is not finished."""
     path = folder / "summary.json"
     if not path.is_file():
         raise OptionError(f"{folder} is not a finished run: it has no summary.json")

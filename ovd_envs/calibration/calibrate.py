@@ -193,7 +193,7 @@ def _problems(result: KindCalibration) -> list[str]:
         problems.append(
             f"collapsed: only {used} different scores are given; a threshold on them cannot be"
             " set: use the expected score (the server must return log-probabilities), other"
-            " prompts, a larger model or one trained to score (scripts/train_scorer.py)"
+            " prompts, a larger model or one trained to score (ovd train-scorer)"
         )
     least = LEAST_AUC.get(result.kind, LEAST_AUC_OF_OTHERS)
     if not result.auc >= least:

@@ -63,7 +63,7 @@ class IndexOptions:
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """An index that `scripts/serve_index.py` serves."""
+    """An index that `ovd index serve` serves."""
 
     url: str
     mode: Mode | None = None

@@ -92,7 +92,7 @@ def test_a_cut_connection_goes_elsewhere(webqa, tokenizer, serve, pool):
 
 def test_without_any_server_one_sentence_says_what_to_start(webqa, tokenizer, serve, pool):
     server = serve.quick(lambda number: "die")
-    with pytest.raises(PolicyUnavailable, match=r"no student answers at .*serve_model.py"):
+    with pytest.raises(PolicyUnavailable, match=r"no student answers at .*serve-model"):
         played(webqa, pool(server), tokenizer)
 
 
