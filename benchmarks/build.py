@@ -23,9 +23,9 @@ from rich.console import Console
 from rich.table import Table
 
 from retrieval_index import stages
+from retrieval_index.build_state import BuildState
 from retrieval_index.corpus import read_corpus
 from retrieval_index.encoders import Encoder, make_encoder, precision_of
-from retrieval_index.workplace import Workplace
 
 CORPUS = Path(__file__).parents[2] / "shared" / "data" / "corpora" / "squad_dev.jsonl.gz"
 PACKAGES = ("sentence-transformers", "torch", "numpy")
@@ -46,7 +46,7 @@ def main(options: Options) -> None:
     for name in options.encoders:
         encoder = make_encoder(name)
         with tempfile.TemporaryDirectory() as folder:
-            work = Workplace(Path(folder), {})
+            work = BuildState(Path(folder), {})
             passages = islice(read_corpus(CORPUS), options.passages)
             stages.store_passages(passages, "squad_dev", None, work, False)
             encoder = stages.fit(encoder, work)
@@ -62,7 +62,7 @@ def main(options: Options) -> None:
     write_record(options.out, record | surroundings(PACKAGES))
 
 
-def measured(encoder: Encoder, work: Workplace, repetitions: int) -> tuple[float, float]:
+def measured(encoder: Encoder, work: BuildState, repetitions: int) -> tuple[float, float]:
     """Passages/s of the encoder and of the stage."""
     texts = [passage.contents for passage in stages.PassageStore(work.folder)]
     rates: dict[str, list[float]] = {"alone": [], "whole": []}

@@ -142,8 +142,8 @@ class TextVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
         truncated = np.array([episode.truncated for episode in self.episodes])
         for place in playing:
             infos[place] = self._report(place)
-        told = gathered(infos, self.num_envs)
-        return self._observations(), rewards, terminated, truncated, told
+        combined = gathered(infos, self.num_envs)
+        return self._observations(), rewards, terminated, truncated, combined
 
     def render(self) -> tuple[str, ...] | None:
         """Every sub-environment's episode as text in mode "ansi"."""
@@ -202,18 +202,18 @@ def gathered(infos: Mapping[int, Info], count: int) -> Info:
     for place, info in infos.items():
         for key, value in info.items():
             columns[key][place] = value
-    told: Info = {}
+    combined: Info = {}
     for key, column in columns.items():
         places, values = list(column), list(column.values())
         if isinstance(values[0], dict):
-            told[key] = gathered(column, count)
+            combined[key] = gathered(column, count)
         else:
             number = isinstance(values[0], float)
-            told[key] = np.zeros(count) if number else np.full(count, None, dtype=object)
-            told[key][places] = values
-        told[f"_{key}"] = np.zeros(count, dtype=np.bool_)
-        told[f"_{key}"][places] = True
-    return told
+            combined[key] = np.zeros(count) if number else np.full(count, None, dtype=object)
+            combined[key][places] = values
+        combined[f"_{key}"] = np.zeros(count, dtype=np.bool_)
+        combined[f"_{key}"][places] = True
+    return combined
 
 
 def _last_observation(episode: Episode) -> str:

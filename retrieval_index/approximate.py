@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from retrieval_index.errors import REBUILD, IndexFileError, MissingPackageError, RetrievalError
-from retrieval_index.flat import FACTORY, Floats, Rows, forget, has_faiss, search_blocks
+from retrieval_index.flat import FACTORY, Floats, Rows, drop_pages, has_faiss, search_blocks
 from retrieval_index.progress import note, progress_bar
 
 FLAT_ROWS = 1_000_000
-"""Up to so many passages every vector is compared: exact, and nothing to train."""
+"""Up to this many passages every vector is compared: exact, and nothing to train."""
 _CENTROID_VECTORS = 64
 """Vectors that each centroid is trained on."""
 _ADD_ROWS = 65_536
@@ -89,7 +89,7 @@ def build_approximate(
         for start in range(0, rows, _ADD_ROWS):
             block = np.ascontiguousarray(vectors[start : start + _ADD_ROWS])
             index.add(block)
-            forget(vectors)
+            drop_pages(vectors)
             advance(len(block))
     path.parent.mkdir(exist_ok=True)
     _faiss(factory).write_index(index, str(path))
@@ -122,7 +122,7 @@ def _sample(vectors: Floats, count: int, seed: int) -> Floats:
     for start in range(0, count, _ADD_ROWS):
         block = rows[start : start + _ADD_ROWS]
         sample[start : start + len(block)] = vectors[block]
-        forget(vectors)
+        drop_pages(vectors)
     return sample
 
 
@@ -142,9 +142,9 @@ class Approximate:
             )
         self._space = faiss.ParameterSpace()
         self._space.initialize(self._index)
-        self.look(parameters)
+        self.set_parameters(parameters)
 
-    def look(self, parameters: str) -> None:
+    def set_parameters(self, parameters: str) -> None:
         """Search with these parameters from now on."""
         if parameters:
             self._space.set_index_parameters(self._index, parameters)
@@ -181,7 +181,7 @@ def tune(index: Approximate, vectors: Floats, queries: Floats) -> Tuning:
     exact = search_blocks(queries, vectors, k)
     tuning = Tuning("", CANDIDATES[0], 0.0, len(queries))
     for candidates, parameters in product(CANDIDATES, index.settings()):
-        index.look(parameters)
+        index.set_parameters(parameters)
         found = index.candidates(queries, min(candidates * k, len(vectors)))
         hits = sum(len(np.intersect1d(one, other)) for one, other in zip(found, exact, strict=True))
         tuning = Tuning(parameters, candidates, hits / exact.size, len(queries))

@@ -9,6 +9,7 @@ from uuid import uuid4
 from retrieval_index import flat
 from retrieval_index.approximate import check_factory, choose_factory
 from retrieval_index.bm25 import check_installed as check_bm25_installed
+from retrieval_index.build_state import FOLDER, BuildState, Plan, finish_commit, locked
 from retrieval_index.cluster import check_installed as check_ray_installed
 from retrieval_index.corpus import (
     Source,
@@ -48,7 +49,6 @@ from retrieval_index.stages import (
     measure_precision,
     store_passages,
 )
-from retrieval_index.workplace import FOLDER, Plan, Workplace, finish_commit, locked
 
 
 def build_index(
@@ -69,13 +69,13 @@ def build_index(
     `encoder` is a name for `make_encoder` or an encoder; a hashing encoder is fitted to the
     corpus. `index` is "auto" (by the number of passages: see `choose_factory`), "Flat", which is
     exact, or a factory string of faiss, which is tuned to a recall of 0.95. `bm25` adds lexical
-    search, and so hybrid search. `chunk` splits passages of more than so many words. `precision`
+    search, and so hybrid search. `chunk` splits passages of more than that many words. `precision`
     is what a model named by `encoder` computes in, by default bfloat16 where that is fast.
     `ray` is the address of a cluster to encode on ("auto", "local"). `progress=None` shows a bar
     when stderr is a terminal.
 
-    A build from a corpus that was stopped, or killed, goes on when it is called again with the same
-    corpus, encoder and options; `restart` begins anew. An `out` that already holds this very index
+    A build from a corpus that was stopped, or killed, resumes when it is called again with the same
+    corpus, encoder and options; `restart` discards it. An `out` that already holds this very index
     is opened as it is; one that holds anything else raises IndexExistsError. Raises CorpusError,
     EncoderError, MissingPackageError, and OSError or MemoryError where the machine is too small.
     """
@@ -94,7 +94,7 @@ def build_index(
     with locked(target):
         finish_commit(target)
         plan = _plan(corpus, chosen, index, bm25, chunk)
-        work = Workplace(target, plan, restart=restart)
+        work = BuildState(target, plan, restart=restart)
         try:
             return _build(corpus, work, chosen, plan, ray, progress)
         except RetrievalError:
@@ -110,7 +110,7 @@ def build_index(
 
 def _build(
     corpus: Source | Iterable[Document],
-    work: Workplace,
+    work: BuildState,
     encoder: Encoder,
     plan: Plan,
     ray: str | None,

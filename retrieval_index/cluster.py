@@ -17,7 +17,8 @@ from retrieval_index.errors import MissingPackageError, RetrievalError
 Encoded = tuple[Vectors, int]
 """The vectors of a piece, and how many of its texts are longer than the encoder reads."""
 _PIECES_PER_CPU = 2
-"""So many wait or are under way: workers stay busy, and memory does not grow with the corpus."""
+"""At most this many wait or are under way: workers stay busy, and memory does not grow with the
+corpus."""
 
 
 def encode_on_ray(

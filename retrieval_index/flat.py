@@ -49,11 +49,11 @@ def search_blocks(queries: Floats, vectors: Floats, k: int) -> Rows:
         block = vectors[start : start + _BLOCK_ROWS]
         found, places = search_flat(queries, block, min(k, len(block)))
         scores, rows = _best(np.hstack([scores, found]), np.hstack([rows, places + start]), k)
-        forget(vectors)
+        drop_pages(vectors)
     return rows
 
 
-def forget(vectors: Floats) -> None:
+def drop_pages(vectors: Floats) -> None:
     """Take the pages of a memory-mapped array out of this process; the file keeps them."""
     mapped = getattr(vectors, "_mmap", None)
     if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):

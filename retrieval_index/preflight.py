@@ -1,4 +1,4 @@
-"""What a build will take of the machine, told before it encodes, and refused where it is too much.
+"""Estimate what a build needs before it encodes, and refuse what does not fit.
 
 Sizes follow from the number of passages and the types of the indexes; the time is that of a few
 passages, times as many as there are.

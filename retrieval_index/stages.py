@@ -1,6 +1,6 @@
 """The steps of a build: store the passages, encode them, index vectors and words, commit.
 
-Each notes in the workplace that it is done, and is passed over when a build goes on.
+Each notes in the build state that it is done, and is skipped when a build is resumed.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from retrieval_index import flat
 from retrieval_index.approximate import Approximate, build_approximate, tune, tuning_rows
 from retrieval_index.bm25 import K1, METHOD, STEMMER, B, Bm25
+from retrieval_index.build_state import BuildState
 from retrieval_index.cluster import encode_on_ray
 from retrieval_index.documents import Document
 from retrieval_index.encoders import (
@@ -50,7 +51,6 @@ from retrieval_index.manifest import (
 )
 from retrieval_index.passages import TEXT_FILE, PassageStore, write_passages
 from retrieval_index.progress import note, progress_bar
-from retrieval_index.workplace import Workplace
 
 BATCH = 128
 """Passages encoded between two writes: memory does not grow with the corpus, and the progress bar
@@ -67,7 +67,7 @@ def store_passages(
     passages: Iterable[Document],
     source: str,
     chunk: int | None,
-    work: Workplace,
+    work: BuildState,
     progress: bool | None,
 ) -> CorpusRecord:
     """Write the passages and the table of their ids, unless that was done."""
@@ -109,7 +109,7 @@ def _check_distinct(entries: NDArray[np.void], passages: PassageStore, source: s
             seen[passage_id] = row
 
 
-def fit(encoder: Encoder, work: Workplace) -> Encoder:
+def fit(encoder: Encoder, work: BuildState) -> Encoder:
     """A hashing encoder that has seen the passages; others are ready as they are."""
     if not isinstance(encoder, HashingEncoder):
         return encoder
@@ -122,7 +122,9 @@ def fit(encoder: Encoder, work: Workplace) -> Encoder:
     return HashingEncoder(encoder.dimension, np.load(path))
 
 
-def encode(encoder: Encoder, work: Workplace, progress: bool | None, ray: str | None = None) -> int:
+def encode(
+    encoder: Encoder, work: BuildState, progress: bool | None, ray: str | None = None
+) -> int:
     """Fill the file of vectors; returns how many passages were longer than the encoder reads."""
     passages = PassageStore(work.folder)
     rows = len(passages)
@@ -147,7 +149,7 @@ def encode(encoder: Encoder, work: Workplace, progress: bool | None, ray: str | 
             truncated += cut
             if start // _SHARD < end // _SHARD or end == rows:
                 vectors.flush()
-                flat.forget(vectors)
+                flat.drop_pages(vectors)
                 work.finish("encoded", (end, truncated))
             advance(end - start)
             start = end
@@ -156,7 +158,7 @@ def encode(encoder: Encoder, work: Workplace, progress: bool | None, ray: str | 
     return truncated
 
 
-def measure_precision(encoder: Encoder, work: Workplace) -> float:
+def measure_precision(encoder: Encoder, work: BuildState) -> float:
     """The least cosine of some vectors to those in float32, which is 1 where that is computed."""
     if not isinstance(encoder, SentenceTransformerEncoder) or encoder.precision == "float32":
         return 1.0
@@ -196,7 +198,7 @@ def vectors_file(path: Path, shape: tuple[int, int], done: int) -> Any:
 
 
 def index_vectors(
-    encoder: Encoder, factory: str, rows: int, work: Workplace, progress: bool | None
+    encoder: Encoder, factory: str, rows: int, work: BuildState, progress: bool | None
 ) -> DenseRecord:
     """Build and tune what proposes candidates, unless every vector is compared."""
     if factory == flat.FACTORY:
@@ -218,7 +220,7 @@ def _as_query(passage: Document) -> str:
     return f"{passage.title} {' '.join(passage.text.split()[:8])}".strip()
 
 
-def index_words(bm25: bool, work: Workplace, progress: bool | None) -> None:
+def index_words(bm25: bool, work: BuildState, progress: bool | None) -> None:
     """Build BM25, unless it is not wanted or was done."""
     if not bm25 or work.done("bm25"):
         return
@@ -239,7 +241,7 @@ def _check_vectors(vectors: Vectors, name: Callable[[int], str], encoder: Encode
         )
 
 
-def finish(manifest: Manifest, work: Workplace) -> None:
+def finish(manifest: Manifest, work: BuildState) -> None:
     """Write the manifest of the files that are there, and make them the live generation."""
     for path in work.folder.glob(f"{MANIFEST}*"):  # of a commit that was killed
         path.unlink()

@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import numpy as np
 
+from retrieval_index.build_state import BuildState, Plan, finish_commit, locked
 from retrieval_index.corpus import (
     Source,
     check_corpus,
@@ -43,7 +44,6 @@ from retrieval_index.stages import (
     store_passages,
     vectors_file,
 )
-from retrieval_index.workplace import Plan, Workplace, finish_commit, locked
 
 _ROWS = 65_536
 _EDITED = ", edited"
@@ -81,7 +81,9 @@ def update_index(
         if finished is not None and all(finished.get(key) == change[key] for key in change):
             return index
         gone = {passage.id for passage in index.get(deleted)}
-        work = Workplace(folder, {**change, "base_fingerprint": index.fingerprint}, restart=restart)
+        work = BuildState(
+            folder, {**change, "base_fingerprint": index.fingerprint}, restart=restart
+        )
         try:
             _update(index, add, gone, work, progress)
         finally:
@@ -115,7 +117,7 @@ def _update(
     index: PassageIndex,
     add: Source | Iterable[Document] | None,
     gone: set[str],
-    work: Workplace,
+    work: BuildState,
     progress: bool | None,
 ) -> None:
     manifest = index.manifest
@@ -144,7 +146,7 @@ def _passages(add: Source | Iterable[Document] | None) -> Iterable[Document]:
     return read_corpus(add) if isinstance(add, str | Path) else add
 
 
-def _copy_vectors(index: PassageIndex, gone: set[str], rows: int, work: Workplace) -> None:
+def _copy_vectors(index: PassageIndex, gone: set[str], rows: int, work: BuildState) -> None:
     keep = np.ones(len(index), dtype=bool)
     keep[[index.row(passage_id) for passage_id in gone]] = False
     kept = np.flatnonzero(keep)

@@ -33,17 +33,17 @@ class Options:
     """"auto" (by the number of passages), "Flat" (exact), or a factory string of faiss, such as
     "IVF1024,SQ8" or "HNSW32", which is tuned to a recall of 0.95."""
     bm25: bool = True
-    """Also index words, for BM25 and hybrid search."""
+    """Also build a BM25 index, for BM25 and hybrid search."""
     chunk: int | None = None
-    """Split passages of more than so many words, between sentences."""
+    """Split passages of more than this many words, between sentences."""
     precision: Precision | None = None
-    """What a model computes in; by default bfloat16 where the processor is fast in it."""
+    """Numeric type of the model; by default bfloat16 where the processor supports it."""
     to: str | None = None
     """Also copy it to Qdrant: qdrant://HOST[:PORT]/COLLECTION."""
     ray: str | None = None
     """Encode on a Ray cluster: its address, "auto" for the one of this machine, or "local"."""
     restart: bool = False
-    """Discard an unfinished build instead of going on with it."""
+    """Discard an unfinished build instead of resuming it."""
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -17,7 +17,7 @@ from retrieval_index.errors import OptionError
 
 @dataclass
 class Options:
-    """Change an index. What is served meanwhile goes on, and switches when the change is done."""
+    """Change an index. A server keeps its generation and switches when the change is done."""
 
     index: Path
     """An index folder."""
@@ -26,7 +26,7 @@ class Options:
     delete: tuple[str, ...] = ()
     """Ids. One that is also in the corpus to add is replaced."""
     restart: bool = False
-    """Discard an unfinished change instead of going on with it."""
+    """Discard an unfinished change instead of resuming it."""
     verify: bool = False
     """Only check the SHA-256 of every file."""
 

@@ -66,7 +66,7 @@ def run(module: str, arguments: Sequence[str] | None = None, prog: str | None = 
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped: the same command goes on", file=sys.stderr)
+        print("stopped: rerun the same command to resume", file=sys.stderr)
         return 130
 
 

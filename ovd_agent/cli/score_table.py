@@ -1,6 +1,6 @@
 """Do the oracle's scores tell good episodes from bad ones? Plays both kinds and prints tables.
 
-Each episode is the oracle's play, of which a share between none and nine tenths is spoilt. A
+Each episode is the oracle's play, with a share of its actions, up to nine tenths, corrupted. A
 correct answer that follows bad steps, or that was guessed, is meant to score low.
 """
 
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ovd_envs.calibration.agreement import Agreement, agreement
-from ovd_envs.calibration.calibrate import SPOILT
+from ovd_envs.calibration.calibrate import CORRUPTED
 from ovd_envs.calibration.players import careless, mixed, play
 from ovd_envs.registry import make_scenario
 from ovd_envs.scenarios import MATH, WEBQA
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
     world, seed = options.world_seed, options.seed
     for env_id in options.envs:
         scenario, tasks = make_scenario(env_id, count=options.count, world_seed=world)
-        player = mixed(*(careless(scenario, share) for share in SPOILT))
+        player = mixed(*(careless(scenario, share) for share in CORRUPTED))
         result = agreement(play(scenario, tasks, player, seed))
         title = f"{env_id}: {len(tasks)} tasks, world seed {world}, play seed {seed}"
         Console().print(score_table(title, result))

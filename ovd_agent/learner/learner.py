@@ -35,8 +35,11 @@ class LearnerConfig:
     decay: Literal["linear", "none"] = "linear"
     """The learning rate falls linearly with the updates of the run, to a tenth, or stays."""
     weight_decay: float = 0.0
+    """Of AdamW."""
     betas: tuple[float, float] = (0.9, 0.95)
+    """Of AdamW."""
     max_grad_norm: float = 1.0
+    """The gradient of an optimiser step is clipped to this norm."""
     loss_per: Literal["tokens", "rows"] = "tokens"
     """The loss of an optimiser step is divided by its trained tokens, or by its rows."""
     minibatches: int = 4

@@ -77,7 +77,7 @@ class TrainedPolicy(Policy, Protocol):
         ...
 
     def publish(self, model: PreTrainedModel, version: int) -> dict[str, float]:
-        """Take over the weights of `model` and forget what was computed with older ones.
+        """Load the weights of `model` and drop what was computed with older ones.
 
         Returns figures for the log. Raises PolicyUnavailable if other weights are served."""
         ...

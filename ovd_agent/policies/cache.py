@@ -29,7 +29,7 @@ class SlotCache:
         self._positions = torch.empty(0, dtype=torch.long)
         self._reach = 0
 
-    def aim(self, rows: Sequence[int], positions: Tensor) -> int:
+    def prepare(self, rows: Sequence[int], positions: Tensor) -> int:
         """Returns how many cache positions the next pass attends to."""
         self._places = torch.tensor(rows, device=positions.device)
         # Neighbouring slots are attended where they lie; others have to be copied together.

@@ -15,7 +15,7 @@ from ovd_agent.policies.base import Completion, PolicyContext, Sampling
 from ovd_agent.policies.cache import SlotCache, cache_argument, shared_length
 
 IDLE_SHARE = 1.4
-"""A decoding pass may have so many times more rows than episodes that need one."""
+"""A decoding pass may have this many times as many rows as episodes that need one."""
 
 
 @dataclass(slots=True)
@@ -78,7 +78,7 @@ class TorchPolicy:
         self._generator.manual_seed(seed)
 
     def publish(self, model: PreTrainedModel, version: int) -> dict[str, float]:
-        """Take over the weights of `model`, which may be the very model that is played with."""
+        """Load the weights of `model`, which may be the very model that plays."""
         if self.model is not model:
             self.model.load_state_dict(model.state_dict())  # casts as it copies
         self.weights_changed(version)
@@ -176,7 +176,7 @@ class TorchPolicy:
             # Padding writes beyond what is read, where it is overwritten before it can be seen.
             positions[row] = torch.arange(slot.fed, slot.fed + width).clamp_max(self.max_length - 1)
             self.computed_tokens += len(new)
-        reach = self._cache.aim([slot.index for slot in rows], positions.to(device))
+        reach = self._cache.prepare([slot.index for slot in rows], positions.to(device))
         mask = torch.arange(reach)[None, None, None, :] <= positions[:, None, :, None]
         hidden = self._trunk(
             input_ids=ids.to(device),

@@ -1,4 +1,4 @@
-"""The report of a calibration: what a teacher's scores say of steps whose worth is known."""
+"""The report of a calibration: how a teacher scores labelled steps."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def write_page(path: Path, teacher: str, setting: str, found: Sequence[KindCalib
 
 
 _LEAD = (
-    "Steps of spoilt plays, of which it is known whether they are good: an answer that is right, or"
+    "Labelled steps of corrupted episodes. Good are: an answer that is right, or"
     " another step that the oracle puts in the top half of its scale. AUC is the chance that the"
     " good one of a good and a bad step scores higher; the best θ is the expected score that parts"
     " them best. It is fooled where the low score of a bad step rises to the upper half when the"

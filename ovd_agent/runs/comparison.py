@@ -25,7 +25,7 @@ TIE = 0.03
 """Arms tie where the whole interval lies closer to zero than this."""
 LEVEL = 0.90
 DRAWS = 10_000
-FEWEST_SEEDS = 3
+MIN_SEEDS = 3
 """With fewer, no difference is decided: the spread between seeds is not known."""
 COLLAPSED = 0.05
 _CHUNK = 1000
@@ -69,7 +69,7 @@ class Difference:
 
     @property
     def verdict(self) -> Verdict:
-        if self.seeds < FEWEST_SEEDS:
+        if self.seeds < MIN_SEEDS:
             return "undecided"
         if self.low > -TIE and self.high < TIE:
             return "tie"

@@ -35,7 +35,7 @@ class RolloutConfig:
     """How the student plays."""
 
     temperature: float = 1.0
-    """Of sampling while training; evaluation is greedy."""
+    """Sampling temperature while training; evaluation is greedy."""
     max_new_tokens: int = 38
     """Tokens of one turn."""
     max_length: int = 448
@@ -155,16 +155,18 @@ class TrainConfig(PlayConfig):
     seed: int = 0
     """Decides which tasks are drawn and what is sampled."""
     updates: int = 12
+    """How often the student plays and is updated."""
     tasks_per_update: int = 16
     """Different tasks in each update; each is played as often as the algorithm wants."""
     eval_count: int = 200
     """Held-out tasks played greedily before and after training."""
     eval_every: int = 0
-    """Also evaluate after every so many updates (0: only before and after)."""
+    """Also evaluate after every `eval_every` updates (0: only before and after training)."""
     eval_scored: bool | None = None
     """Also ask the teacher to score held-out play, for the report. By default only where it is no
     server, whose scores take time and may cost money; EM and F1 need none."""
     checkpoint_every: int = 5
+    """Updates from one checkpoint to the next."""
     demonstrations: DemonstrationConfig = field(default_factory=DemonstrationConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -218,7 +220,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise OptionError(f"{path} cannot be read ({error}): expected a run's folder") from None
     if not isinstance(found, dict) or not isinstance(found.get("env"), dict):  # pyright: ignore
-        raise OptionError(f"{path} is of an older version: start the run anew with another --out")
+        raise OptionError(f"{path} is of an older version: start a new run with another --out")
     return cast("dict[str, Any]", found)
 
 

@@ -1,7 +1,7 @@
 """Scripted players of several strengths: to watch, to test with, and to see what scores say.
 
 A player gives the next action of each running episode, as a teacher's `act` does. `careless`
-spoils a share of the oracle's actions: wrong queries, wrong answers, misread facts, false
+corrupts a share of the oracle's actions: wrong queries, wrong answers, misread facts, false
 equations, repeats, guesses, malformed text.
 """
 
@@ -39,12 +39,12 @@ def oracle(scenario: Scenario) -> Player:
 
 
 def careless(scenario: Scenario, share: float) -> Player:
-    """The teacher's play of which a share is spoilt."""
+    """The teacher's play with a share of its actions corrupted."""
     right = oracle(scenario)
 
     def act(episodes: Sequence[Episode], rng: random.Random) -> list[str]:
         return [
-            rng.choice(SPOILERS)(episode, action, rng.choice(episodes), rng)
+            rng.choice(CORRUPTIONS)(episode, action, rng.choice(episodes), rng)
             if rng.random() < share
             else action
             for episode, action in zip(episodes, right(episodes, rng), strict=True)
@@ -108,7 +108,7 @@ def _at_random(episode: Episode, rng: random.Random) -> str:
     return rng.choice(_FORMS).format(said)
 
 
-Spoiler = Callable[[Episode, str, Episode, random.Random], str]
+Corruption = Callable[[Episode, str, Episode, random.Random], str]
 
 
 def _malformed(episode: Episode, action: str, other: Episode, rng: random.Random) -> str:
@@ -157,4 +157,4 @@ def _hasty(episode: Episode, action: str, other: Episode, rng: random.Random) ->
     return f"<search>{query}</search>"
 
 
-SPOILERS: tuple[Spoiler, ...] = (_malformed, _repeat, _idle, _wrong, _misread, _guess, _hasty)
+CORRUPTIONS: tuple[Corruption, ...] = (_malformed, _repeat, _idle, _wrong, _misread, _guess, _hasty)

@@ -1,4 +1,4 @@
-"""The process that runs math-verify, ended after `MATH_SECONDS` of work and started anew."""
+"""The process that runs math-verify, ended after `MATH_SECONDS` of work and restarted."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def serve() -> None:
 
 
 def _end_after(seconds: float) -> None:
-    """End this process after so many seconds of its processor time, even in the middle of one
+    """End this process after this many seconds of processor time, even in the middle of one
     endless operation; 0 stops the clock. Windows can only measure wall time."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_PROF, seconds)

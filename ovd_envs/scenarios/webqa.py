@@ -86,7 +86,7 @@ class WebQA(Scenario):
         return [_respond(action, found) for action in actions]
 
     def _found(self, requests: list[SearchRequest]) -> list[list[Document]]:
-        """One call for all, none if nobody searches."""
+        """One call for all requests; none if there are no requests."""
         results = self.search.search(requests, self.top_k) if requests else []
         if len(results) != len(requests):
             raise ValueError(f"{len(results)} lists of passages came for {len(requests)} queries")

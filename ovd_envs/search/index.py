@@ -29,7 +29,7 @@ class AnswersQueries(Protocol):
 
 
 class IndexSearch:
-    """An index as a search engine: one batch of distinct queries, whoever asks."""
+    """An index as a search engine: one batch of distinct queries, whichever episodes ask."""
 
     def __init__(self, index: AnswersQueries) -> None:
         self.index = index
@@ -138,7 +138,7 @@ def _key(passages: Sequence[Document], encoder: str) -> str:
 
 
 def _discard(folder: Path) -> None:
-    """Move a damaged index out of the way at once, then delete it at leisure."""
+    """Move a damaged index out of the way at once, then delete it later."""
     aside = folder.with_name(f"{folder.name}.{uuid4().hex}")
     try:
         folder.rename(aside)

@@ -21,7 +21,7 @@ LARGEST = 99
 CHANGE = 30
 """The most that one step adds or takes away."""
 TEST_SHARE = 5
-"""One problem in so many belongs to the test split."""
+"""One problem in this many belongs to the test split."""
 
 _NAMES = "Ada Ben Cora Dan Eva Finn Gina Hal Ida Jack Kim Leo Mia Ned Olga Paul Rosa Sam Tina Will"
 _OBJECTS = "apples balls beads books cards coins cups eggs flowers marbles nuts pens shells stamps"

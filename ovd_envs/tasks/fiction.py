@@ -64,9 +64,9 @@ PLAIN = "The {r} of {s} is {o}."
 _PATTERN: tuple[Kind, ...] = ("person", "place", "work", "person", "organisation") * 4
 """The kinds of twenty entities in a row."""
 _EVERY_DISTRACTOR = 10
-"""One passage in so many is about a namesake."""
+"""One passage in this many is about a namesake."""
 _EVERY_TEST = 4
-"""One entity of each kind in so many belongs to the test split."""
+"""One entity of each kind in this many belongs to the test split."""
 _ALIASED = 0.15
 
 
@@ -90,7 +90,7 @@ class Entity:
 
 
 class World:
-    """An encyclopedia of so many passages (50 to some millions)."""
+    """An encyclopedia of `passages` passages (50 to some millions)."""
 
     def __init__(self, passages: int = 2000, seed: int = 0) -> None:
         if passages < SMALLEST:

@@ -37,7 +37,7 @@ class ServerOptions:
     max_batch: int = 256
     """Queries searched at a time."""
     max_waiting: int = 4096
-    """When so many queries wait, new ones get 429."""
+    """When this many queries wait, new ones get 429."""
     cache_entries: int = 10_000
     """Results kept; 0 keeps none."""
     watch_seconds: float = 1.0

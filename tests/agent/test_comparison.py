@@ -251,7 +251,7 @@ def test_ctrl_c_in_a_run_ends_the_comparison(trained, monkeypatch, capsys, code)
 
     monkeypatch.setattr(compare.subprocess, "run", run_script)
     assert run_command(options) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "rerun the same command" in capsys.readouterr().err
     assert len(ended) == 1
 
 

@@ -321,8 +321,8 @@ def test_levels_scale_the_rubric_and_ten_is_the_most(serve):
 def test_options_are_checked_and_cut_actions_completed():
     with pytest.raises(OptionError, match="concurrency=0: expected more than 0"):
         LLMOptions("m", concurrency=0)
-    with pytest.raises(OptionError, match=r"most_missing=1.5: expected a share"):
-        LLMOptions("m", most_missing=1.5)
+    with pytest.raises(OptionError, match=r"max_missing=1.5: expected a share"):
+        LLMOptions("m", max_missing=1.5)
     ends = ("</search>", "</answer>")
     assert whole_action("<think>a</think><search>b", ends) == "<think>a</think><search>b</search>"
     assert whole_action("<answer>b</answer>", ends) == "<answer>b</answer>"

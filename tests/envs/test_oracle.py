@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ovd_envs.calibration.agreement import agreement
-from ovd_envs.calibration.calibrate import SPOILT
+from ovd_envs.calibration.calibrate import CORRUPTED
 from ovd_envs.calibration.players import at_random, careless, lazy, mixed, oracle, play
 from ovd_envs.episode import Task
 from ovd_envs.errors import TaskError
@@ -285,7 +285,7 @@ def test_tags_in_a_task_can_not_break_a_demonstration(where: str) -> None:
 @pytest.mark.parametrize(("env_id", "spearman"), [("ovd/WebQA-v0", 0.7), ("ovd/Math-v0", 0.5)])
 def test_scores_span_the_scale_and_agree_with_correctness(env_id: str, spearman: float) -> None:
     scenario, tasks = make_scenario(env_id, count=600)
-    player = mixed(*(careless(scenario, share) for share in SPOILT))
+    player = mixed(*(careless(scenario, share) for share in CORRUPTED))
     result = agreement(play(scenario, tasks, player, seed=1))
     assert all(count > 0 for count in result.steps)
     assert result.spearman > spearman

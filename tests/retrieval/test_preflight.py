@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from retrieval_index import build_index, preflight, workplace
+from retrieval_index import build_index, build_state, preflight
 from retrieval_index.documents import Document
 from retrieval_index.encoders import HashingEncoder
 from retrieval_index.index import PassageIndex
@@ -20,7 +20,7 @@ def test_a_disk_too_small_is_told_with_numbers_and_can_be_resumed(corpus, tmp_pa
     monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(OSError, match=r"has 0.0 GB left and the index needs 0.1 GB"):
         build_index(corpus, tmp_path / "out")
-    assert json.loads((tmp_path / "out" / workplace.STATE).read_text())["done"]["corpus"]
+    assert json.loads((tmp_path / "out" / build_state.STATE).read_text())["done"]["corpus"]
     monkeypatch.undo()
     assert len(build_index(corpus, tmp_path / "out")) == ROWS
 

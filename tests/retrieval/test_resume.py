@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from killing import killed_while
 
-from retrieval_index import build_index, stages, workplace
+from retrieval_index import build_index, build_state, stages
 from retrieval_index.encoders import HashingEncoder
 from retrieval_index.errors import IndexExistsError
 from retrieval_index.index import PassageIndex
@@ -103,8 +103,8 @@ def test_at_most_one_shard_is_encoded_again(corpus, tmp_path, monkeypatch):
 def unfinished(corpus, out):
     for moment in range(20, 60):  # somewhere in the encoding
         assert killed_at(moment, corpus, out)
-        if (out / workplace.STATE).exists():
-            return json.loads((out / workplace.STATE).read_text())
+        if (out / build_state.STATE).exists():
+            return json.loads((out / build_state.STATE).read_text())
     raise AssertionError("no build was left unfinished")
 
 
@@ -118,12 +118,12 @@ def test_another_corpus_encoder_or_option_is_refused_by_name(corpus, tmp_path):
     corpus.write_text(corpus.read_text() + '{"id": "new", "text": "x"}\n')
     with pytest.raises(IndexExistsError, match=r"unfinished build with corpus_sha256="):
         build_index(corpus, out)
-    assert json.loads((out / workplace.STATE).read_text()) == state  # nothing was lost by asking
+    assert json.loads((out / build_state.STATE).read_text()) == state  # nothing was lost by asking
     assert len(build_index(corpus, out, restart=True)) == ROWS + 1
 
 
 def hold(target, ready, leave):
-    with workplace.locked(Path(target)):
+    with build_state.locked(Path(target)):
         ready.set()
         leave.wait(30)
 

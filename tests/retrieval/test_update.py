@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from killing import killed_while
 
-from retrieval_index import PassageIndex, build_index, stages, update_index, workplace
+from retrieval_index import PassageIndex, build_index, build_state, stages, update_index
 from retrieval_index.documents import Document
 from retrieval_index.encoders import HashingEncoder
 from retrieval_index.errors import CorpusError, IndexExistsError, IndexFileError
@@ -124,7 +124,7 @@ def test_killed_at_any_moment_it_ends_the_same(tmp_path, monkeypatch, moments):
             break
         index = PassageIndex.open(out, verify=True)
         assert len(index) in (40, 50)  # before or after
-        if len(index) == 40 or (out / workplace.STATE).exists():
+        if len(index) == 40 or (out / build_state.STATE).exists():
             index = update(out)
             # One killed after its last step may leave a lock, which is free.
             assert not list(out.glob("building*"))

@@ -38,7 +38,7 @@ ScorePrompt = Callable[[ScoreRequest], Messages]
 
 _MOST_LEVELS = 10
 _FEW = 30
-"""So many scores are asked for before a share of missing ones means anything."""
+"""Fewer scores than this say nothing about the share of missing ones."""
 _WAIT, _LONGEST_WAIT = 0.25, 8.0
 _NO_TRY = "no try was made"
 _TURN_ENDS = ("</search>", "</answer>")
@@ -46,32 +46,35 @@ _TURN_ENDS = ("</search>", "</answer>")
 
 @dataclass(frozen=True, slots=True)
 class LLMOptions:
-    """How a model is asked. The key is read from OPENAI_API_KEY."""
+    """A model behind an OpenAI-compatible server. The key is read from OPENAI_API_KEY."""
 
     model: str
+    """The name under which the server knows it."""
     base_url: str = "http://127.0.0.1:8000/v1"
     shows_answer: bool = True
     """Whether the judge is told the right answer."""
     concurrency: int = 16
-    """Requests under way at once."""
+    """Concurrent requests."""
     try_seconds: float = 30.0
-    """Of one request."""
+    """Time limit of one request."""
     total_seconds: float = 120.0
-    """Of one score or action, with all its tries."""
-    most_missing: float = 0.2
-    """A larger share of missing scores stops the run."""
+    """Time limit of one score or action, all its tries included."""
+    max_missing: float = 0.2
+    """Stop the run when a larger share of the scores is missing."""
     cache: Path | None = None
     """A folder that keeps answers between runs."""
     action_tokens: int = 160
+    """Tokens of an action, when it demonstrates."""
     temperature: float = 0.7
-    """Of actions in an episode whose seed is not 0: other tries of a demonstration."""
+    """Sampling temperature of actions in an episode whose seed is not 0: further tries of a
+    demonstration."""
 
     def __post_init__(self) -> None:
         for name in ("concurrency", "try_seconds", "total_seconds", "action_tokens"):
             if getattr(self, name) <= 0:
                 raise OptionError(f"{name}={getattr(self, name)}: expected more than 0")
-        if not 0 <= self.most_missing <= 1:
-            raise OptionError(f"most_missing={self.most_missing}: expected a share, 0 to 1")
+        if not 0 <= self.max_missing <= 1:
+            raise OptionError(f"max_missing={self.max_missing}: expected a share, 0 to 1")
 
 
 @dataclass(slots=True)
@@ -141,11 +144,11 @@ class LLMTeacher:
             self.usage.scores += len(scores)
             self.usage.missing += sum(score.level is None for score in scores)
             asked, missing = self.usage.scores, self.usage.missing
-        if asked >= _FEW and missing > self.options.most_missing * asked:
+        if asked >= _FEW and missing > self.options.max_missing * asked:
             last = next((s.rationale for s in reversed(scores) if s.level is None), "see above")
             raise TeacherUnavailable(
                 f"{missing} of {asked} scores of {self.options.model} are missing, more than"
-                f" most_missing={self.options.most_missing} allows ({last})"
+                f" max_missing={self.options.max_missing} allows ({last})"
             )
         return scores
 

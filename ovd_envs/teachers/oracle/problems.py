@@ -32,7 +32,7 @@ from ovd_envs.teachers.base import ScoreRequest
 from ovd_envs.teachers.oracle.thoughts import Verdict, thought_of, thoughts_of, write_action
 
 _TURNS = 8
-"""A solution is told in so many turns at the most, unless `max_turns` says otherwise."""
+"""A solution takes at most this many turns, unless `max_turns` says otherwise."""
 
 
 def reason(episode: Episode, left: float, max_turns: int | None) -> str:

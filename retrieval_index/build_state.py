@@ -66,7 +66,7 @@ def finish_commit(target: Path) -> Plan | None:
     return state["plan"]
 
 
-class Workplace:
+class BuildState:
     """The folder and the state of the build that is under way; open it under the lock."""
 
     def __init__(self, target: Path, plan: Plan, *, restart: bool = False) -> None:
