@@ -7,19 +7,17 @@ others.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import importlib
 import importlib.util
-import json
 import re
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 from retrieval_index.documents import Document
 from retrieval_index.errors import CorpusError, MissingPackageError
+from retrieval_index.jsonl import read_jsonl
 from retrieval_index.manifest import file_sha256
 
 HUB = "hub:"
@@ -131,35 +129,7 @@ def _records(source: Source) -> Records:
         elif file.suffix == ".arrow":
             yield from _rows(file, _arrow(file))
         else:
-            yield from _lines(file)
-
-
-def _lines(file: Path) -> Records:
-    try:
-        with _opened(file) as stream:
-            for number, line in enumerate(stream, start=1):
-                if line.strip():
-                    where = f"{file}:{number}"
-                    yield where, _json(line, where)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise CorpusError(
-            f"corpus {file}: not a whole gzip file ({error}); fetch it again"
-        ) from None
-
-
-def _opened(file: Path) -> IO[bytes]:
-    return cast(IO[bytes], gzip.open(file)) if file.suffix == ".gz" else file.open("rb")
-
-
-def _json(line: bytes, where: str) -> Any:
-    try:
-        return json.loads(line)
-    except UnicodeDecodeError as error:
-        raise CorpusError(
-            f"{where}: not UTF-8 ({error.reason}); save the corpus as UTF-8"
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise CorpusError(f"{where}: broken JSON: {error}") from None
+            yield from read_jsonl(file, CorpusError)
 
 
 def _rows(file: Path, batches: Iterator[Any]) -> Records:

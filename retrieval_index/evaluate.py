@@ -5,15 +5,13 @@ The measures are those of `ir-measures`; runs and judgements are read and writte
 
 from __future__ import annotations
 
-import gzip
 import importlib.util
-import json
 import time
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +19,7 @@ from retrieval_index.documents import Document
 from retrieval_index.errors import CorpusError, MissingPackageError
 from retrieval_index.files import write_atomically
 from retrieval_index.index import Mode, PassageIndex
+from retrieval_index.jsonl import read_jsonl
 
 KS = (1, 5, 10)
 _TIMED = 200
@@ -47,29 +46,17 @@ def read_queries(path: str | Path) -> list[Query]:
     source = Path(path)
     if not source.is_file():
         raise CorpusError(f"queries {source}: no such file; expected JSON Lines")
-    with _open_text(source) as file:
-        queries = [
-            _query(line, f"{source}:{number}")
-            for number, line in enumerate(file, start=1)
-            if line.strip()
-        ]
+    queries = [_query(row, where) for where, row in read_jsonl(source, CorpusError)]
     if not queries:
         raise CorpusError(f"queries {source}: there are none in it")
     return queries
 
 
-def _open_text(path: Path) -> IO[str]:
-    if path.suffix == ".gz":
-        return cast(IO[str], gzip.open(path, "rt", encoding="utf-8"))
-    return path.open(encoding="utf-8")
-
-
-def _query(line: str, where: str) -> Query:
+def _query(row: Any, where: str) -> Query:
     try:
-        row: dict[str, Any] = json.loads(line)
         relevant = row.get("relevant") or dict.fromkeys(row.get("supporting", ()), 1)
         query = Query(row["id"], row["question"], relevant, tuple(row.get("answers", ())))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise CorpusError(
             f'{where}: expected a JSON object with "id" and "question" ({error!r})'
         ) from None

@@ -40,7 +40,7 @@ from rich.table import Table
 from ovd_agent.learner.checkpoint import OPTIMIZER_FILE
 from ovd_agent.report.comparison import write_csv, write_page
 from ovd_agent.report.picture import write_picture
-from ovd_agent.runs.comparison import Difference, Run, difference, grades, read_run
+from ovd_agent.runs.comparison import Difference, Run, difference, grades, read_arm
 from ovd_envs.errors import OptionError
 
 
@@ -156,7 +156,7 @@ def finished(plan: Plan, out: Path) -> dict[str, list[Run]]:
     ]
     if not seeds:
         raise OptionError(f"{out}: no seed is finished in every arm")
-    return {arm: [read_run(out / f"{arm}-{seed}") for seed in seeds] for arm in plan.arms}
+    return {arm: [read_arm(out / f"{arm}-{seed}") for seed in seeds] for arm in plan.arms}
 
 
 def show(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from xml.etree.ElementTree import Element, tostring
+from xml.etree.ElementTree import Element
 
-from ovd_agent.report.charts import STYLE, bar_chart, node
+from ovd_agent.report.charts import bar_chart
+from ovd_agent.report.page import node
+from ovd_agent.report.page import write_page as write_html
 from ovd_envs.calibration.calibrate import KindCalibration
-from retrieval_index.files import write_atomically
 
 _HEADER = (
     "kind",
@@ -29,26 +30,23 @@ def write_page(path: Path, teacher: str, setting: str, found: Sequence[KindCalib
     """One HTML file, without anything from outside."""
     trusted = not any(kind.problems for kind in found)
     verdict = "can be trusted here" if trusted else "is not to be trusted yet"
-    body = node(
-        "main",
+    write_html(
+        path,
+        teacher,
         node("p", setting, class_="kicker"),
         node("h1", f"{teacher} {verdict}"),
         node("p", _LEAD, class_="lead"),
         _table(found),
         *[part for kind in found for part in _kind(kind)],
     )
-    head = node("head", node("meta", charset="utf-8"), node("title", teacher), node("style", STYLE))
-    page = node("html", head, node("body", body), lang="en")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, "<!doctype html>\n" + tostring(page, "unicode", "html"))
 
 
 _LEAD = (
     "Labelled steps of corrupted episodes. Good are: an answer that is right, or"
     " another step that the oracle puts in the top half of its scale. AUC is the chance that the"
-    " good one of a good and a bad step scores higher; the best θ is the expected score that parts"
-    " them best. It is fooled where the low score of a bad step rises to the upper half when the"
-    " student writes that the step is perfect."
+    " good one of a good and a bad step scores higher; the best θ is the expected score that"
+    " separates them best. The judge is fooled where the low score of a bad step rises to the upper"
+    " half when the student writes that the step is perfect."
 )
 
 

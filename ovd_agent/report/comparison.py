@@ -6,23 +6,22 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from xml.etree.ElementTree import Element, tostring
+from xml.etree.ElementTree import Element
 
 from ovd_agent.report.charts import (
     BOTTOM,
-    COLOURS,
     LEFT,
     RIGHT,
-    STYLE,
     TOP,
     Axis,
     Series,
     drawing,
     line_chart,
-    node,
     x_axis,
     y_axis,
 )
+from ovd_agent.report.page import COLOURS, node
+from ovd_agent.report.page import write_page as write_html
 from ovd_agent.runs.comparison import LEDGER, LEVEL, TIE, Difference, Run, acceptance
 from retrieval_index.files import write_atomically
 
@@ -44,9 +43,9 @@ def write_csv(path: Path, arms: Arms) -> None:
 
 def write_page(path: Path, title: str, arms: Arms, differences: Differences, baseline: str) -> None:
     """One HTML file, without anything from outside."""
-    head = node("head", node("meta", charset="utf-8"), node("title", title), node("style", STYLE))
-    body = node(
-        "main",
+    write_html(
+        path,
+        title,
         node("h1", title),
         node("h2", "Exact match after training, every seed a dot"),
         node("figure", _dots(arms)),
@@ -58,8 +57,6 @@ def write_page(path: Path, title: str, arms: Arms, differences: Differences, bas
         node("h2", "What it took (mean of a run)"),
         _ledger(arms),
     )
-    page = node("html", head, node("body", body), lang="en")
-    write_atomically(path, "<!doctype html>\n" + tostring(page, "unicode", "html"))
 
 
 def _legend() -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ovd_agent.report.charts import COLOURS
+from ovd_agent.report.page import COLOURS
 from ovd_agent.runs.comparison import LEVEL, TIE, Difference, Run, acceptance
 from retrieval_index.files import write_atomically
 

@@ -5,97 +5,40 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
-from xml.etree.ElementTree import Element, tostring
+from xml.etree.ElementTree import Element
 
-from ovd_agent.report.charts import STYLE, badge_colour, curves, histogram, node
-from ovd_agent.runs.logs import read_log
-from ovd_envs.episode import Episode, Turn, VerbalScore, read_episodes
-from retrieval_index.files import write_atomically
-
-FILES = ("config.json", "summary.json", "log.jsonl", "eval.jsonl")
-EPISODES = ("episodes_before.jsonl", "episodes_after.jsonl")
+from ovd_agent.report.charts import badge_colour, curves, histogram
+from ovd_agent.report.page import node, write_page
+from ovd_agent.runs.folder import FinishedRun, read_run
+from ovd_envs.episode import Episode, Turn, VerbalScore
 
 NOTHING = "\N{EM DASH}"
 
 Record = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What a run left in its folder; episodes come as pairs (before, after) of the same task."""
-
-    config: Record
-    summary: Record
-    updates: list[Record]
-    evaluations: list[Record]
-    episodes: list[tuple[Episode, Episode]]
-
-    @property
-    def levels(self) -> int:
-        """Verbal scores are 0..levels-1."""
-        return int(self.config["env"]["score_levels"])
-
-
 def write_report(folder: Path) -> Path:
     """Write report.html, atomically, into the folder of a finished run; return its path.
 
-    Raises FileNotFoundError when a file of the run is missing, ValueError when one is damaged.
+    Raises OptionError when the run is not finished, or a file of it is damaged.
     """
-    page = "<!doctype html>\n" + tostring(_page(read_run(folder)), "unicode", "html")
-    target = folder / "report.html"
-    # A student may have written half of a surrogate pair, which UTF-8 cannot carry.
-    write_atomically(target, page, errors="xmlcharrefreplace")
+    run, target = read_run(folder), folder / "report.html"
+    write_page(target, _title(run), *_content(run))
     return target
 
 
-def read_run(folder: Path) -> Run:
-    """Read the files of a run; raises as `write_report` does."""
-    missing = [name for name in (*FILES, *EPISODES) if not (folder / name).is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f"{folder} is not a finished run: it has no {', '.join(missing)}; "
-            "give the folder (--out) of a training that has ended"
-        )
-    before, after = (list(read_episodes(folder / name)) for name in EPISODES)
-    later = {(each.task.id, each.task.prompt): each for each in after}
-    return Run(
-        _read_json(folder / "config.json"),
-        _read_json(folder / "summary.json"),
-        read_log(folder / "log.jsonl"),
-        read_log(folder / "eval.jsonl"),
-        [
-            (each, later[key])
-            for each in before
-            if (key := (each.task.id, each.task.prompt)) in later
-        ],
-    )
-
-
-def _read_json(path: Path) -> Record:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from None
-
-
-def _page(run: Run) -> Element:
+def _title(run: FinishedRun) -> str:
     summary = run.summary
-    title = f"{str(summary['algorithm']).upper()} on {summary['env']}, seed {summary['seed']}"
-    head = node(
-        "head",
-        node("meta", charset="utf-8"),
-        node("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        node("title", title),
-        node("style", STYLE),
-    )
+    return f"{str(summary['algorithm']).upper()} on {summary['env']}, seed {summary['seed']}"
+
+
+def _content(run: FinishedRun) -> list[Element]:
     kicker = node("p", "On-policy Verbal Distillation, report of a run", class_="kicker")
-    body = node(
-        "main",
-        node("header", kicker, node("h1", title), _story(run)),
+    return [
+        node("header", kicker, node("h1", _title(run)), _story(run)),
         _headline(run),
         _section("By difficulty", *_difficulty(run)),
         _section("During training", *curves(run.updates, run.evaluations)),
@@ -107,8 +50,7 @@ def _page(run: Run) -> Element:
         ),
         _section("Episodes before and after", *_episodes(run)),
         _footer(run),
-    )
-    return node("html", head, node("body", body), lang="en")
+    ]
 
 
 def _section(title: str, *children: Element) -> Element:
@@ -119,13 +61,13 @@ def _missing(what: str) -> Element:
     return node("p", what, class_="missing")
 
 
-def _story(run: Run) -> Element:
+def _story(run: FinishedRun) -> Element:
     text = f"{_plural(len(run.updates), 'update')} of training"
     if len(run.evaluations) < 2:
         return node("p", f"{text}; not evaluated both before and after.", class_="lead")
     first, last = run.evaluations[0], run.evaluations[-1]
-    gained = sum(_right(after) and not _right(before) for before, after in run.episodes)
-    lost = sum(_right(before) and not _right(after) for before, after in run.episodes)
+    gained = sum(_right(after) and not _right(before) for before, after in run.pairs)
+    lost = sum(_right(before) and not _right(after) for before, after in run.pairs)
     text = (
         f"After {text} the student answers {last['em']:.1%} of {last['count']} held-out "
         f"questions exactly, {first['em']:.1%} before. {gained} went from wrong to right, "
@@ -134,7 +76,7 @@ def _story(run: Run) -> Element:
     return node("p", text, class_="lead")
 
 
-def _headline(run: Run) -> Element:
+def _headline(run: FinishedRun) -> Element:
     summary, evaluations = run.summary, run.evaluations
     accepted = [line["acceptance"] for line in run.updates if line.get("acceptance") is not None]
     tiles = [
@@ -181,7 +123,7 @@ def _quarters(values: Sequence[float]) -> str:
     return f"mean of the first quarter {early:.3f}, of the last {late:.3f}"
 
 
-def _per_update(run: Run) -> str:
+def _per_update(run: FinishedRun) -> str:
     if not run.updates:
         return "no update was made"
     total = _updating(run)
@@ -189,7 +131,7 @@ def _per_update(run: Run) -> str:
     return f"{total / len(run.updates):.1f} s an update{resumed}"
 
 
-def _updating(run: Run) -> float:
+def _updating(run: FinishedRun) -> float:
     return sum(line["seconds"]["total"] for line in run.updates)
 
 
@@ -197,7 +139,7 @@ def _plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def _difficulty(run: Run) -> list[Element]:
+def _difficulty(run: FinishedRun) -> list[Element]:
     if not run.evaluations:
         return [_missing("No held-out evaluation was logged.")]
     first, *others = _ends(run.evaluations)
@@ -238,7 +180,7 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[Element | str]]) -> El
     return node("div", node("table", node("thead", top), node("tbody", *body)), class_="wide")
 
 
-def _seconds(run: Run) -> list[Element]:
+def _seconds(run: FinishedRun) -> list[Element]:
     if not run.updates:
         return [_missing("No update was logged.")]
     names = [name for name in run.updates[0]["seconds"] if name != "total"]
@@ -256,9 +198,9 @@ def _seconds(run: Run) -> list[Element]:
     return [_table(["Stage", "Seconds", "Share"], [*rows, ["all", f"{whole:,.1f}", "100.0%"]])]
 
 
-def _episodes(run: Run) -> list[Element]:
-    chosen = pick_examples(run.episodes)
-    pairs = [_pair(title, before, after, run.levels) for title, before, after in chosen]
+def _episodes(run: FinishedRun) -> list[Element]:
+    chosen = pick_examples(run.pairs)
+    pairs = [_pair(title, before, after, run.score_levels) for title, before, after in chosen]
     return pairs or [_missing("No task was played both before and after.")]
 
 
@@ -369,7 +311,7 @@ def _folded(summary: str, content: Element) -> Element:
     return node("details", node("summary", summary), content)
 
 
-def _footer(run: Run) -> Element:
+def _footer(run: FinishedRun) -> Element:
     summary = run.summary
     versions = f"Python {summary.get('python', '?')}, torch {summary.get('torch', '?')}"
     options = [

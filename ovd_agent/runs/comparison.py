@@ -5,17 +5,15 @@ Statistics: a two-level bootstrap (seeds, then questions) of the paired differen
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ovd_agent.runs.logs import read_log
-from ovd_envs.episode import read_episodes
+from ovd_agent.runs.folder import read_run
 from ovd_envs.errors import OptionError
 
 Floats = NDArray[np.float64]
@@ -78,20 +76,16 @@ class Difference:
         return "lower" if self.high < 0 else "undecided"
 
 
-def read_run(folder: Path) -> Run:
-    """Read a finished run of `ovd train`. Raises OptionError where it is not finished."""
-    path = folder / "summary.json"
-    if not path.is_file():
-        raise OptionError(f"{folder} is not a finished run: it has no summary.json")
-    summary: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    episodes = read_episodes(folder / "episodes_after.jsonl")
-    accepted = tuple(share for share in summary["acceptance"] if share is not None)
+def read_arm(folder: Path) -> Run:
+    """A finished run of `ovd train`. Raises OptionError where it is not finished."""
+    run = read_run(folder)
+    shares = run.summary["acceptance"]
     return Run(
-        seed=int(summary["seed"]),
-        grades={episode.task.id: episode.exact_match or 0.0 for episode in episodes},
-        evaluations=tuple(float(line["em"]) for line in read_log(folder / "eval.jsonl")),
-        ledger={name: float(summary[name]) for name in LEDGER},
-        acceptance=accepted,
+        seed=int(run.summary["seed"]),
+        grades={episode.task.id: episode.exact_match or 0.0 for episode in run.after},
+        evaluations=tuple(float(line["em"]) for line in run.evaluations),
+        ledger={name: float(run.summary[name]) for name in LEDGER},
+        acceptance=tuple(share for share in shares if share is not None),
     )
 
 

@@ -7,16 +7,14 @@ becomes `Task.hops`. All other keys go to `Task.metadata`, where teachers can re
 
 from __future__ import annotations
 
-import gzip
-import json
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
 from ovd_envs.episode import Task
 from ovd_envs.errors import OptionError, TaskError
+from retrieval_index.jsonl import read_jsonl
 
 _QUESTION = '"id", "question" and "answers"'
 _PROBLEM = '"id", "problem" and "answer"'
@@ -51,9 +49,8 @@ def load_tasks(path: str | Path) -> list[Task]:
 @lru_cache(maxsize=16)
 def _parsed(path: Path, modified: int, size: int) -> tuple[Task, ...]:
     tasks: dict[str, Task] = {}
-    for number, line in _lines(path):
-        where = f"{path}, line {number}"
-        task = _task(_object(line, where), where)
+    for where, row in read_jsonl(path, TaskError):
+        task = _task(_object(row, where), where)
         if task.id in tasks:
             raise TaskError(f"{where}: the id {task.id!r} occurs twice; ids must be unique")
         tasks[task.id] = task
@@ -62,25 +59,7 @@ def _parsed(path: Path, modified: int, size: int) -> tuple[Task, ...]:
     return tuple(tasks.values())
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    opener = gzip.open if path.suffix == ".gz" else open
-    number = 0
-    try:
-        with opener(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, line
-    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise TaskError(f"{path}, after line {number}: not sound gzip: {error}") from None
-
-
-def _object(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise TaskError(f"{where}: not UTF-8: {error}") from None
-    except (ValueError, RecursionError) as error:
-        raise TaskError(f"{where}: broken JSON: {error}") from None
+def _object(row: Any, where: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise TaskError(f"{where}: expected an object with {_QUESTION}")
     return cast("dict[str, Any]", row)

@@ -14,7 +14,7 @@ import pytest
 
 from ovd_agent.algorithms.ovd import OVD
 from ovd_agent.cli import compare, main
-from ovd_agent.runs.comparison import Difference, Run, acceptance, difference, grades, read_run
+from ovd_agent.runs.comparison import Difference, Run, acceptance, difference, grades, read_arm
 from ovd_agent.runs.config import RolloutConfig, TrainConfig
 from ovd_agent.runs.trainer import Trainer
 from ovd_envs.errors import OptionError
@@ -261,4 +261,4 @@ def test_updates_that_sampled_nothing_are_no_part_of_the_acceptance(real, tmp_pa
     summary = json.loads(path.read_text())
     for shares, kept in (([1.0, 0.5], (1.0, 0.5)), ([None, None], ())):
         path.write_text(json.dumps(summary | {"acceptance": shares}))
-        assert read_run(tmp_path / "run").acceptance == kept
+        assert read_arm(tmp_path / "run").acceptance == kept

@@ -13,9 +13,11 @@ from xml.etree import ElementTree
 import pytest
 
 from ovd_agent.report.charts import badge_colour, round_ticks
-from ovd_agent.report.run import pick_examples, read_run, write_report
+from ovd_agent.report.run import pick_examples, write_report
 from ovd_agent.runs.evaluate import summarise
+from ovd_agent.runs.folder import read_run
 from ovd_envs.episode import Document, Episode, Task, Turn, VerbalScore, write_episodes
+from ovd_envs.errors import OptionError
 
 HOSTILE = "Who wrote <script>alert('x')</script> & \"more\"?"
 SECTIONS = [
@@ -237,7 +239,7 @@ def test_chooses_the_hardest_of_each_kind_and_admits_losses() -> None:
 def test_pairs_are_of_the_same_question_even_when_ids_repeat(write: Write) -> None:
     before = [episode("a", 1, True, "By name?"), episode("a", 1, False, "By alias?")]
     after = [episode("a", 1, False, "By alias?"), episode("a", 1, True, "By name?")]
-    pairs = read_run(write(before=before, after=after)).episodes
+    pairs = read_run(write(before=before, after=after)).pairs
     assert [(a.task.prompt, b.task.prompt) for a, b in pairs] == [
         ("By name?", "By name?"),
         ("By alias?", "By alias?"),
@@ -320,7 +322,7 @@ def test_an_unfinished_run_is_named_with_what_it_lacks(write: Write) -> None:
     folder = write()
     (folder / "summary.json").unlink()
     sentence = rf"{re.escape(str(folder))} is not a finished run: it has no summary\.json"
-    with pytest.raises(FileNotFoundError, match=sentence):
+    with pytest.raises(OptionError, match=sentence):
         write_report(folder)
 
 

@@ -107,7 +107,7 @@ def test_damaged_gzip_is_named(tmp_path: Path, damage: Any) -> None:
     path = tmp_path / "tasks.jsonl.gz"
     rows = b"\n".join(json.dumps({**QUESTION, "id": str(n)}).encode() for n in range(300))
     path.write_bytes(damage(gzip.compress(rows)))
-    with pytest.raises(ValueError, match=r"tasks\.jsonl\.gz, after line \d+: not sound gzip"):
+    with pytest.raises(ValueError, match=r"tasks\.jsonl\.gz, after line \d+: damaged gzip"):
         load_tasks(path)
 
 
@@ -173,3 +173,20 @@ def test_tasks_that_cannot_be_won_or_lost_are_named() -> None:
         "task 'b': the same text as task 'a'",
         "task 'b': no answer is given",
     ]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"tasks{suffix}"
+    text = b'\xef\xbb\xbf{"id": "a", "question": "q", "answers": ["x"]}\n'
+    path.write_bytes(gzip.compress(text) if suffix.endswith("gz") else text)
+    assert [task.id for task in load_tasks(path)] == ["a"]
+
+
+def test_a_file_is_parsed_once_until_it_changes(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.jsonl"
+    path.write_text('{"id": "a", "question": "q", "answers": ["x"]}\n')
+    first = load_tasks(path)
+    assert load_tasks(path)[0] is first[0]
+    path.write_text('{"id": "ab", "question": "q", "answers": ["x"]}\n')
+    assert load_tasks(path)[0].id == "ab"

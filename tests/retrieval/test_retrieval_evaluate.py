@@ -91,10 +91,10 @@ def test_queries_are_read(tmp_path, name):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", r"q.jsonl:2: expected a JSON object"),
-        ('{"id": "1"}', r"q.jsonl:2: .*question"),
-        ('{"id": "1", "question": "?"}', r'q.jsonl:2: expected "supporting"'),
-        ("[]", r"q.jsonl:2: expected a JSON object"),
+        ("{", r"q.jsonl, line 2: broken JSON"),
+        ('{"id": "1"}', r"q.jsonl, line 2: .*question"),
+        ('{"id": "1", "question": "?"}', r'q.jsonl, line 2: expected "supporting"'),
+        ("[]", r"q.jsonl, line 2: expected a JSON object"),
     ],
 )
 def test_a_bad_query_is_named(tmp_path, line, message):
