@@ -35,7 +35,8 @@ from ovd_agent.policies.base import TrainedPolicy
 from ovd_agent.policies.served import ServedPolicy
 from ovd_agent.policies.torch_policy import TorchPolicy
 from ovd_agent.policies.vllm_policy import VllmPolicy
-from ovd_agent.rollouts.rollout import Rollout, encode, encode_prompt
+from ovd_agent.rollouts.encoding import encode, encode_prompt
+from ovd_agent.rollouts.rollout import Rollout
 from ovd_envs.episode import Task
 from ovd_envs.registry import make_scenario
 from ovd_envs.scenario import Scenario

@@ -252,6 +252,13 @@ def byte_tokenizer() -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The tokens that end a turn: the tokenizer's, and those of the generation configuration."""
+    configured: Any = getattr(model.generation_config, "eos_token_id", None)
+    more = configured if isinstance(configured, list) else [configured]
+    return frozenset(each for each in (tokenizer.eos_token_id, *more) if isinstance(each, int))
+
+
 def compute_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 where the device multiplies in it, float32 elsewhere."""
     return torch.bfloat16 if multiplies_in_bfloat16(device.type) else torch.float32

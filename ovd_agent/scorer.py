@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ovd_agent.learner.rows import TrainingRow
 from ovd_agent.losses.cross_entropy import CrossEntropy
+from ovd_agent.rollouts.encoding import encode_chat
 from ovd_envs.calibration.calibrate import Step
 from ovd_envs.episode import VerbalScore
 from ovd_envs.errors import OptionError
@@ -25,8 +26,7 @@ def prompt_ids(
     if not tokenizer.chat_template:
         raise OptionError("a judge needs a chat template: expected an instruction-tuned model")
     messages = score_messages(request, shows_answer=shows_answer)
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return list(tokenizer.encode(str(text), add_special_tokens=False))
+    return encode_chat(tokenizer, messages)
 
 
 def digit_ids(tokenizer: PreTrainedTokenizerBase, levels: int) -> list[int]:

@@ -19,9 +19,13 @@ from ovd_agent.losses.cross_entropy import CrossEntropy
 @dataclass(frozen=True, slots=True)
 class Wants:
     """What an algorithm wants of a reference: log-probabilities of the ids of its rows, where the
-    stream `where` is not 0. They become the stream `logprobs_NAME`."""
+    stream `where` is not 0. They become the stream `logprobs_NAME`.
+
+    `model` is what `--student` takes too; by default it is the student as the run began.
+    """
 
     where: str
+    model: str = ""
 
 
 @dataclass(slots=True)

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ovd_agent.models import end_ids
 from ovd_agent.policies.base import Completion, PolicyContext, Sampling
 from ovd_agent.policies.cache import SlotCache, cache_argument, shared_length
+from ovd_agent.policies.masks import Masks
 
 IDLE_SHARE = 1.4
 """A decoding pass may have this many times as many rows as episodes that need one."""
@@ -63,7 +65,8 @@ class TorchPolicy:
         self._tokenizer = tokenizer
         self._trunk: Any = model.base_model
         self._head: Any = model.get_output_embeddings()
-        self._end = tokenizer.eos_token_id
+        self._ends = end_ids(model, tokenizer)
+        self._masks = Masks(model)
         self._cache = SlotCache(slots, max_length)
         self._cache_argument = {cache_argument(model): self._cache}
         self._all = [_Slot(index) for index in range(slots)]
@@ -177,10 +180,10 @@ class TorchPolicy:
             positions[row] = torch.arange(slot.fed, slot.fed + width).clamp_max(self.max_length - 1)
             self.computed_tokens += len(new)
         reach = self._cache.prepare([slot.index for slot in rows], positions.to(device))
-        mask = torch.arange(reach)[None, None, None, :] <= positions[:, None, :, None]
+        masks = self._masks.of(positions, reach)
         hidden = self._trunk(
             input_ids=ids.to(device),
-            attention_mask=mask.to(device),
+            attention_mask=masks,
             position_ids=positions.to(device),
             use_cache=True,
             **self._cache_argument,
@@ -224,7 +227,7 @@ class TorchPolicy:
     def _finish(self, slot: _Slot) -> str | None:
         sampling = slot.sampling
         assert sampling is not None
-        if slot.ids[-1] == self._end or self._at_stop(slot, sampling.stop):
+        if slot.ids[-1] in self._ends or self._at_stop(slot, sampling.stop):
             return "stop"
         full = len(slot.ids) >= self.max_length
         return "length" if full or len(slot.logprobs) >= sampling.max_new_tokens else None
@@ -245,7 +248,8 @@ class TorchPolicy:
             self._pieces = [
                 str(self._tokenizer.decode([index])) for index in range(len(self._tokenizer))
             ]
-        return self._pieces[token]
+        # A vocabulary may be padded beyond what the tokenizer knows.
+        return self._pieces[token] if token < len(self._pieces) else ""
 
     def _complete(self, slot: _Slot) -> Completion:
         finish = self._finish(slot)

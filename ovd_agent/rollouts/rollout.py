@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from ovd_agent.policies.base import Completion, Policy, Sampling
+from ovd_agent.rollouts.encoding import decode_action, encode, encode_prompt
 from ovd_agent.rollouts.trajectory import Trajectory
 from ovd_envs.episode import Episode, Task
 from ovd_envs.errors import OptionError
 from ovd_envs.scenario import Scenario
-
-
-def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Ids of a span that the student did not write, without special tokens around it."""
-    return list(tokenizer.encode(text, add_special_tokens=False)) if text else []
-
-
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """Ids of the first prompt, in the tokenizer's chat template if it has one.
-
-    The template is for the first prompt only: after it ids are appended, never rendered again.
-    """
-    if tokenizer.chat_template:
-        chat = [{"role": "user", "content": prompt.strip()}]
-        prompt = str(
-            tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        )
-    return encode(tokenizer, prompt)
 
 
 @dataclass(slots=True)
@@ -49,6 +33,8 @@ class Rollout:
     max_length: int = 1024
     max_new_tokens: int = 64
     overlap: bool = False
+    template: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Arguments of the chat template."""
 
     def play(
         self,
@@ -85,7 +71,9 @@ class Rollout:
 
     def _open(self, episode: Episode) -> Trajectory:
         trajectory = Trajectory(episode, self.policy.version)
-        trajectory.append("prompt", encode_prompt(self.tokenizer, episode.prompt), -1)
+        trajectory.append(
+            "prompt", encode_prompt(self.tokenizer, episode.prompt, self.template), -1
+        )
         if len(trajectory.ids) >= self.max_length:
             raise OptionError(
                 f"the prompt of task {episode.task.id!r} has {len(trajectory.ids)} tokens: "
@@ -98,7 +86,7 @@ class Rollout:
         for trajectory, completion in finished:
             turn = len(trajectory.episode.turns)
             trajectory.append("student", completion.ids, turn, completion.logprobs)
-            actions.append(str(self.tokenizer.decode(completion.ids, skip_special_tokens=True)))
+            actions.append(decode_action(self.tokenizer, completion.ids))
         turns = self.scenario.advance([trajectory.episode for trajectory, _ in finished], actions)
         for (trajectory, _), turn in zip(finished, turns, strict=True):
             if trajectory.episode.done:
@@ -117,7 +105,9 @@ class Rollout:
         is the continuation of the student's trajectory `began`, else from its beginning."""
         if began is None:
             trajectory = Trajectory(episode)
-            trajectory.append("prompt", encode_prompt(self.tokenizer, episode.prompt), -1)
+            trajectory.append(
+                "prompt", encode_prompt(self.tokenizer, episode.prompt, self.template), -1
+            )
         else:
             trajectory = began.before(turn, episode)
         for index, turn_played in list(enumerate(episode.turns))[turn:]:

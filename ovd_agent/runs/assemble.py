@@ -17,13 +17,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ovd_agent.algorithms import choose_algorithm
 from ovd_agent.algorithms.base import Algorithm, Checked, WithLosses
 from ovd_agent.learner.learner import Learner
-from ovd_agent.learner.references import FrozenModel
+from ovd_agent.learner.references import FrozenModel, Wants
 from ovd_agent.lora import add_adapters
 from ovd_agent.losses import loss_components
-from ovd_agent.losses.kl import START
 from ovd_agent.models import compute_dtype, load_model, student_path
 from ovd_agent.policies import POLICIES
 from ovd_agent.policies.base import PolicyContext, TrainedPolicy
+from ovd_agent.policies.check import check_played
+from ovd_agent.policies.torch_policy import TorchPolicy
 from ovd_agent.rollouts.demonstrations import Demonstrations
 from ovd_agent.rollouts.rollout import Rollout
 from ovd_agent.runs.config import PlayConfig, TrainConfig
@@ -86,7 +87,7 @@ def assemble(config: TrainConfig) -> Parts:
     dtype = compute_dtype(device)
     model, tokenizer = load_model(student_path(config.student))
     model = moved(model, device)
-    references = _references(algorithm, model, config, dtype)
+    references = _references(algorithm, model, tokenizer, config, dtype)
     add_adapters(model, config.lora, config.seed)
     learner = Learner(
         model,
@@ -139,28 +140,42 @@ def _rollout(config: PlayConfig, scenario: Scenario, student: Student, *, overla
         max_length=config.rollout.max_length,
         max_new_tokens=config.rollout.max_new_tokens,
         overlap=overlap,
+        template=config.rollout.template(),
     )
 
 
 def _references(
-    algorithm: Algorithm, model: PreTrainedModel, config: TrainConfig, dtype: torch.dtype
+    algorithm: Algorithm,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    config: TrainConfig,
+    dtype: torch.dtype,
 ) -> dict[str, FrozenModel]:
     found: dict[str, FrozenModel] = {}
-    for name in algorithm.needs.references:
-        if name != START:
-            raise OptionError(
-                f"the algorithm needs the reference {name!r}: expected {START!r}, the student as"
-                " the run began"
-            )
+    for name, wants in algorithm.needs.references.items():
         found[name] = FrozenModel(
             name,
-            copy.deepcopy(model),
+            _frozen(wants, model, tokenizer),
             temperature=config.rollout.temperature,
             token_budget=config.learner.token_budget,
             logit_budget=config.learner.logit_budget,
             autocast=dtype != torch.float32,
         )
     return found
+
+
+def _frozen(
+    wants: Wants, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> PreTrainedModel:
+    if not wants.model:
+        return copy.deepcopy(student)
+    model, theirs = load_model(student_path(wants.model))
+    if theirs.get_vocab() != tokenizer.get_vocab():
+        raise OptionError(
+            f"reference {wants.model!r} has another tokenizer than the student, so it judges"
+            " other tokens; choose a model with the same tokenizer"
+        )
+    return moved(model, student.device)
 
 
 def _policy(
@@ -181,7 +196,10 @@ def _policy(
         dtype,
         lora_rank,
     )
-    return POLICIES.choose(config.policy).build(context)
+    policy = POLICIES.choose(config.policy).build(context)
+    if isinstance(policy, TorchPolicy):
+        check_played(policy, config.student)
+    return policy
 
 
 def _passing_folder() -> Path:

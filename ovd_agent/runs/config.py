@@ -42,6 +42,8 @@ class RolloutConfig:
     """Tokens of a whole trajectory; longer episodes are truncated."""
     slots: int = 128
     """Episodes played at once."""
+    template_args: str = ""
+    """Arguments of the chat template as a JSON object, such as '{"enable_thinking": false}'."""
     overlap: bool | None = None
     """Search and score in a second thread while the policy generates. By default where the teacher
     is a server. What the policy "torch" samples then depends on timing."""
@@ -52,6 +54,17 @@ class RolloutConfig:
         for name in ("max_new_tokens", "max_length", "slots"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name}={getattr(self, name)}: expected at least 1")
+        self.template()
+
+    def template(self) -> dict[str, Any]:
+        """The arguments of the chat template. Raises OptionError where they are no JSON object."""
+        try:
+            found: Any = json.loads(self.template_args or "{}")
+        except ValueError as error:
+            raise OptionError(f"template_args={self.template_args!r}: not JSON ({error})") from None
+        if not isinstance(found, dict):
+            raise OptionError(f"template_args={self.template_args!r}: expected a JSON object")
+        return cast("dict[str, Any]", found)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 
 from ovd_agent import models
 from ovd_agent.models import ModelError, Wheel, byte_tokenizer, load_model, tiny_model
-from ovd_agent.rollouts.rollout import encode_prompt
+from ovd_agent.rollouts.encoding import encode_prompt
 
 
 def test_tiny_is_small_repeatable_and_its_tokens_are_bytes():

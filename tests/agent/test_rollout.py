@@ -6,7 +6,8 @@ import threading
 import pytest
 
 from ovd_agent.policies.torch_policy import TorchPolicy
-from ovd_agent.rollouts.rollout import Rollout, encode, encode_prompt
+from ovd_agent.rollouts.encoding import encode, encode_prompt
+from ovd_agent.rollouts.rollout import Rollout
 from ovd_envs.episode import Episode
 from ovd_envs.errors import SearchUnavailable
 

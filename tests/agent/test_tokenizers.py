@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from ovd_agent.models import WHEELS, byte_tokenizer, converted, tiny_model
 from ovd_agent.policies.base import Sampling
 from ovd_agent.policies.torch_policy import TorchPolicy
-from ovd_agent.rollouts.rollout import encode
+from ovd_agent.rollouts.encoding import encode
 
 STOPS = ("</search>", "</answer>", "\n\n")
 TEXT = "<search>founder of Brill</search> naïve 東京 </ans </answer>\n\n1 < 2 > 0 <|x|> é\n"

@@ -22,10 +22,11 @@ from ovd_agent.algorithms.grpo import GRPO
 from ovd_agent.algorithms.ovd import OVD
 from ovd_agent.algorithms.rows import PolicyTerm, policy_row
 from ovd_agent.learner.checkpoint import latest_checkpoint
+from ovd_agent.learner.references import Wants
 from ovd_agent.lora import LoraConfig
 from ovd_agent.models import compute_dtype, student_path, tiny_model
 from ovd_agent.policies.base import PolicyUnavailable
-from ovd_agent.rollouts.rollout import encode_prompt
+from ovd_agent.rollouts.encoding import encode_prompt
 from ovd_agent.runs import trainer as trainer_module
 from ovd_agent.runs.assemble import assemble
 from ovd_agent.runs.config import RolloutConfig, TrainConfig
@@ -411,3 +412,28 @@ def test_the_reference_is_asked_only_where_an_algorithm_needs_it(folder, kl):
     updates, _ = what_happened(folder / "run")
     assert updates[0]["kl_loss"] == pytest.approx(0, abs=1e-6)  # it still is the reference
     assert (updates[1]["kl_loss"] > 0) == bool(kl and updates[0]["optimizer_steps"])
+
+
+class Towards(EverySample):
+    """Pulls towards another model than the one the run began with."""
+
+    def __init__(self, model):
+        wants = Wants("kl", model)
+        self.needs = Needs(samples=2, references={"start": wants})
+
+    def rows(self, group, context):
+        return [policy_row(s, [0.0] * len(s.episode.turns), kl=0.1) for s in group.samples]
+
+
+def test_a_reference_may_be_another_model_with_the_same_tokenizer(folder):
+    other, tokenizer = tiny_model(seed=5)
+    other.save_pretrained(folder / "other")
+    tokenizer.save_pretrained(folder / "other")
+    algorithm = Towards(str(folder / "other"))
+    Trainer(small(folder, "run", updates=2, algorithm=algorithm)).run()
+    updates, _ = what_happened(folder / "run")
+    assert updates[0]["kl_loss"] > 1e-4
+    tokenizer.add_tokens(["<another>"])
+    tokenizer.save_pretrained(folder / "other")
+    with pytest.raises(OptionError, match="has another tokenizer than the student"):
+        Trainer(small(folder, "again", updates=2, algorithm=algorithm))

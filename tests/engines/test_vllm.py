@@ -16,7 +16,8 @@ from ovd_agent.policies.base import PolicyUnavailable, Sampling
 from ovd_agent.policies.served import ServedPolicy
 from ovd_agent.policies.torch_policy import TorchPolicy
 from ovd_agent.policies.vllm_policy import VllmPolicy
-from ovd_agent.rollouts.rollout import Rollout, encode_prompt
+from ovd_agent.rollouts.encoding import encode_prompt
+from ovd_agent.rollouts.rollout import Rollout
 from ovd_envs.registry import make_scenario
 from ovd_envs.teachers.base import ScoreRequest
 from ovd_envs.teachers.llm.teacher import LLMOptions, LLMTeacher

@@ -1,6 +1,7 @@
 """A model as teacher, against a real HTTP server that fails in every way it can."""
 
 import json
+import math
 import pickle
 import re
 import threading
@@ -65,18 +66,37 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    def _answer(self, text):
-        likely = [{"token": t, "logprob": -0.7, "bytes": None} for t in (text, "3", "nine")]
-        first = {"token": text, "logprob": -0.7, "bytes": None, "top_logprobs": likely}
+    def _answer(self, text, tokens=None):
+        tokens = tokens or [(text, [(t, 0.5) for t in (text, "3", "nine")])]
+        content = [
+            {
+                "token": token,
+                "logprob": -0.7,
+                "bytes": None,
+                "top_logprobs": [
+                    {"token": t, "logprob": math.log(p) if 0 < p <= 1 else p, "bytes": None}
+                    for t, p in likely
+                ],
+            }
+            for token, likely in tokens
+        ]
         choice = {
             "index": 0,
             "finish_reason": "stop",
             "message": {"role": "assistant", "content": text},
-            "logprobs": {"content": [first], "refusal": None},
+            "logprobs": {"content": content, "refusal": None},
         }
         usage = {"prompt_tokens": 10, "completion_tokens": 1, "total_tokens": 11}
         answer = {"id": "x", "object": "chat.completion", "created": 0, "model": "m"}
         self._send(200, json.dumps({**answer, "choices": [choice], "usage": usage}).encode())
+
+    def _late(self):
+        """A line break first, then the digit: 3 by three to one against 9, in two spellings."""
+        self._answer("\n3", [("\n", [("\n", 1.0)]), ("3", [("3", 0.5), (" 3", 0.25), ("9", 0.25)])])
+
+    def _odd(self):
+        """A probability that is none."""
+        self._answer("3", [("3", [("3", 1000.0), ("9", math.nan)])])
 
     def _busy(self):
         self._send(429, b'{"error": {"message": "busy"}}', Retry_After="0")
@@ -330,3 +350,26 @@ def test_options_are_checked_and_cut_actions_completed():
     assert [m["role"] for m in play_messages(request().episode)] == [
         *("system", "user", "assistant", "user")
     ]
+
+
+def test_the_score_is_read_where_the_digit_stands(serve):
+    """Not at the first token, whatever that is; spellings of one digit are added up."""
+    server = serve(lambda number, body: "late")
+    [score] = teacher_of(server).score([request()])
+    assert (score.level, score.expected) == (3, pytest.approx(0.75 * 3 + 0.25 * 9))
+
+
+def test_an_impossible_probability_leaves_the_digit(serve):
+    server = serve(lambda number, body: "odd")
+    [score] = teacher_of(server).score([request()])
+    assert (score.level, score.expected) == (3, 3.0)
+
+
+def test_a_cache_keeps_the_servers_apart(serve, tmp_path):
+    """Served models are all named "teacher"."""
+    scores = []
+    for digit in ("2", "7"):
+        server = serve(lambda number, body, digit=digit: digit)
+        [score] = teacher_of(server, cache=tmp_path / "cache").score([request()])
+        scores.append(score.level)
+    assert scores == [2, 7]

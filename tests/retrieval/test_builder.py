@@ -99,7 +99,7 @@ def test_a_generation_that_never_went_live_does_not_block_the_next(tmp_path):
 
 def test_a_bad_corpus_leaves_nothing(tmp_path):
     (tmp_path / "c.jsonl").write_text("{}")
-    with pytest.raises(CorpusError, match=r"c\.jsonl:1"):
+    with pytest.raises(CorpusError, match=r"c\.jsonl, line 1"):
         build_index(tmp_path / "c.jsonl", tmp_path / "out")
     with pytest.raises(CorpusError, match="corpus is empty"):
         build_index([], tmp_path / "out")

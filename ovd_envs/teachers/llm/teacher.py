@@ -37,6 +37,8 @@ from ovd_envs.teachers.llm.prompts import (
 ScorePrompt = Callable[[ScoreRequest], Messages]
 
 _MOST_LEVELS = 10
+_REPLY_FORMAT = 2
+"""Raised whenever what is kept of a reply changes."""
 _FEW = 30
 """Fewer scores than this say nothing about the share of missing ones."""
 _WAIT, _LONGEST_WAIT = 0.25, 8.0
@@ -171,7 +173,7 @@ class LLMTeacher:
         if said is None or said[1] not in digits:
             return VerbalScore.missing(f"not a digit: {reply['text'][:40]!r}")
         level = int(said[1])
-        expected = _expected(reply["first"], digits)
+        expected = _expected(reply["digits"], digits)
         source = f"llm {self.options.model} prompt {VERSION}"
         return VerbalScore(level, float(level) if expected is None else expected, "", source)
 
@@ -192,7 +194,7 @@ class LLMTeacher:
         self, messages: Messages, asked: dict[str, Any], choice: Sequence[str] = ()
     ) -> dict[str, Any]:
         """The reply, from the cache or from the server. Raises _NoAnswer after the deadline."""
-        key = _key(self.options.model, messages, asked, choice)
+        key = _key(self.options, messages, asked, choice)
         if self._cache is not None and (found := self._cache.get(key)) is not None:
             with self._lock:
                 self.usage.cached += 1
@@ -264,13 +266,12 @@ class LLMTeacher:
         text = choice.message.content
         if not isinstance(text, str):
             raise TypeError("no text in it")
-        content = getattr(choice.logprobs, "content", None) or []
-        likely = content[0].top_logprobs if content else []
+        likely = _at_the_digit(getattr(choice.logprobs, "content", None) or [])
         if answer.usage is not None:
             with self._lock:
                 self.usage.prompt_tokens += answer.usage.prompt_tokens
                 self.usage.completion_tokens += answer.usage.completion_tokens
-        return {"text": text, "first": {each.token.strip(): each.logprob for each in likely}}
+        return {"text": text, "digits": likely}
 
 
 class _NoAnswer(Exception):
@@ -285,9 +286,25 @@ class _Retry(Exception):
         self.kind, self.after = kind, after
 
 
-def _expected(first: dict[str, float], digits: Sequence[str]) -> float | None:
+def _at_the_digit(content: Sequence[Any]) -> dict[str, float]:
+    """Probabilities of the tokens that the model might have written where its digit stands, which
+    need not be its first token. Tokens that say the same digit (" 7" and "7") are added up. Empty
+    where there is no digit, or a number that is no log-probability."""
+    position = next((each for each in content if each.token.strip()), None)
+    if position is None or not position.token.strip().isdigit():
+        return {}
+    found: dict[str, float] = {}
+    for each in position.top_logprobs or []:
+        if not isinstance(each.logprob, float | int) or not -math.inf <= each.logprob <= 1e-3:
+            return {}
+        said = each.token.strip()
+        found[said] = found.get(said, 0.0) + math.exp(each.logprob)
+    return found
+
+
+def _expected(likely: dict[str, float], digits: Sequence[str]) -> float | None:
     """The mean level under the model's probabilities of the digits; None if it gave none."""
-    weights = {int(digit): math.exp(first[digit]) for digit in digits if digit in first}
+    weights = {int(digit): likely[digit] for digit in digits if digit in likely}
     total = sum(weights.values())
     return sum(level * weight for level, weight in weights.items()) / total if total else None
 
@@ -303,8 +320,12 @@ def _line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def _key(model: str, messages: Messages, asked: dict[str, Any], choice: Sequence[str]) -> str:
-    content = json.dumps([VERSION, model, messages, asked, list(choice)], sort_keys=True)
+def _key(
+    options: LLMOptions, messages: Messages, asked: dict[str, Any], choice: Sequence[str]
+) -> str:
+    """Of everything that an answer depends on: served models often have one name, "teacher"."""
+    asked_of = [_REPLY_FORMAT, VERSION, options.base_url, options.model]
+    content = json.dumps([*asked_of, messages, asked, list(choice)], sort_keys=True)
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
 
 
