@@ -174,6 +174,6 @@ def test_the_command_says_what_is_wrong_in_one_line(tmp_path):
     (tmp_path / "c.jsonl").write_text('{"id": "a", "title": "T", "text": "hello"}\n{oops\n')
     run = run_script("--corpus", tmp_path / "c.jsonl", "--out", tmp_path / "out")
     assert (run.returncode, run.stdout) == (2, "")
-    assert run.stderr.startswith(f"{tmp_path / 'c.XX")
+    assert run.stderr.startswith(f"{tmp_path / 'c.jsonl'}, line 2: broken JSON")
     assert run.stderr.count("\n") == 1
     assert issubclass(IndexFileError, RetrievalError)
