@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
@@ -59,6 +61,9 @@ def run(module: str, arguments: Sequence[str] | None = None, prog: str | None = 
     # Parts are named by module:Class from the folder where the command is run.
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
+    if threading.current_thread() is threading.main_thread():
+        # As an exception, which ends the processes that a command has started.
+        signal.signal(signal.SIGTERM, _terminated)
     try:
         command: Command = import_module(module).main
         return command(words)
@@ -68,6 +73,10 @@ def run(module: str, arguments: Sequence[str] | None = None, prog: str | None = 
     except KeyboardInterrupt:
         print("stopped: rerun the same command to resume", file=sys.stderr)
         return 130
+
+
+def _terminated(signum: int, frame: object) -> None:
+    raise SystemExit(128 + signum)
 
 
 def usage() -> str:

@@ -37,6 +37,8 @@ def main(arguments: Sequence[str]) -> int:
     if accepted:
         console.print(f"accepted, update by update: {' '.join(accepted)}", highlight=False)
     print(f"EM {summary['em_before']:.3f} -> {summary['em_after']:.3f}")
+    if summary["untrained_updates"]:
+        print(f"nothing was trained in {summary['untrained_updates']} of the updates")
     print(f"{summary['updates']} updates in {summary['seconds'] / 60:.1f} minutes")
     print(f"report: {write_report(config.out)}")
     return 0

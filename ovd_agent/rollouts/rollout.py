@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from heapq import nlargest
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -16,6 +17,8 @@ from ovd_agent.rollouts.trajectory import Trajectory
 from ovd_envs.episode import Episode, Task
 from ovd_envs.errors import OptionError
 from ovd_envs.scenario import Scenario
+
+_LONGEST = 50
 
 
 @dataclass(slots=True)
@@ -69,6 +72,13 @@ class Rollout:
                         self.policy.submit(key, trajectories[key].ids, sampling)
         return trajectories
 
+    def check_prompts(self, tasks: Sequence[Task]) -> None:
+        """Raise OptionError, naming the task, where a prompt does not fit. The longest texts are
+        looked at, so that many tasks cost nothing."""
+        longest = nlargest(_LONGEST, tasks, key=lambda task: len(task.prompt))
+        for episode in self.scenario.begin(longest):
+            self._open(episode)
+
     def _open(self, episode: Episode) -> Trajectory:
         trajectory = Trajectory(episode, self.policy.version)
         trajectory.append(
@@ -77,7 +87,7 @@ class Rollout:
         if len(trajectory.ids) >= self.max_length:
             raise OptionError(
                 f"the prompt of task {episode.task.id!r} has {len(trajectory.ids)} tokens: "
-                f"expected fewer than max_length={self.max_length}"
+                f"expected fewer than rollout.max_length={self.max_length}"
             )
         return trajectory
 

@@ -99,6 +99,7 @@ def assemble(config: TrainConfig) -> Parts:
     lora_rank = 0 if config.lora.merge else config.lora.rank
     student = Student(model, tokenizer, _policy(config, model, tokenizer, dtype, lora_rank), dtype)
     rollout = _rollout(config, scenario, student, overlap=config.overlaps())
+    rollout.check_prompts([*tasks, *held_out])
     played = scenario if config.scores_held_out() else scenario.unscored()
     shown = scenario
     if config.demonstrator is not None:

@@ -32,6 +32,7 @@ from ovd_agent.rollouts.group import Group
 from ovd_agent.runs.assemble import assemble
 from ovd_agent.runs.config import TrainConfig
 from ovd_agent.runs.evaluate import evaluate
+from ovd_agent.runs.lock import locked
 from ovd_agent.runs.logs import RunLog, read_log
 from ovd_agent.runs.metrics import describe, peak_memory_mb
 from ovd_envs.episode import Task, write_episodes
@@ -65,11 +66,20 @@ class Trainer:
         self.algorithm = self.parts.algorithm
         self.update = 0
         self.seconds = 0.0
+        self._warned = False
+        """Whether the run has said that nothing was trained."""
         self._saved: int | None = None
         """The update of the latest checkpoint."""
 
     def run(self) -> dict[str, Any]:
-        """Train to the end (or from where a stopped run was left) and return the summary."""
+        """Train to the end (or from where a stopped run was left) and return the summary.
+
+        Raises OptionError if another process trains in the run's folder.
+        """
+        with locked(self.config.out):
+            return self._run()
+
+    def _run(self) -> dict[str, Any]:
         config = self.config
         config.save()
         self._resume()
@@ -86,17 +96,23 @@ class Trainer:
                 number = self.update
                 metrics = self.step()
                 log.log(number, metrics)
-                if too_long := _cut_off(metrics["ends"], config.rollout.max_length):
-                    log.say(f"update {number + 1}: {too_long}")
-                if isinstance(self.algorithm, Advises):
-                    advice = self.algorithm.advice(metrics, self.parts.score_levels)
-                    if advice:
-                        log.say(f"update {number + 1}: {advice}")
+                for advice in self._advice(metrics):
+                    log.say(f"update {number + 1}: {advice}")
                 self.seconds = time.perf_counter() - began
                 if self.update % config.checkpoint_every == 0 or self.update == config.updates:
                     self._save()
         self.seconds = max(self.seconds, time.perf_counter() - began)
         return self._summarise()
+
+    def _advice(self, metrics: Mapping[str, Any]) -> list[str]:
+        """What the figures of an update warn of, each kind of nothing trained once."""
+        found = [_cut_off(metrics["ends"], self.config.rollout.max_length)]
+        if not metrics["optimizer_steps"] and not self._warned:
+            self._warned = True
+            found.append(_untrained(metrics))
+        if isinstance(self.algorithm, Advises):
+            found.append(self.algorithm.advice(metrics, self.parts.score_levels))
+        return [advice for advice in found if advice]
 
     def step(self) -> dict[str, Any]:
         """One update; what it does depends only on the weights, the seed and the update number."""
@@ -254,6 +270,7 @@ class Trainer:
             "acceptance": [line.get("acceptance") for line in updates],
             **{name: sum(line[name] for line in updates) for name in ledger},
             "updates": len(updates),
+            "untrained_updates": sum(not line["optimizer_steps"] for line in updates),
             "seconds": self.seconds,
             "threads": torch.get_num_threads(),
             "precision": self.parts.precision,
@@ -273,6 +290,16 @@ def _cut_off(ends: Mapping[str, int], max_length: int) -> str | None:
     return (
         f"{share:.0%} of the episodes outgrew rollout.max_length={max_length} tokens and were cut"
         " off: raise it, or search for less (environment.top_k, shorter passages)"
+    )
+
+
+def _untrained(metrics: Mapping[str, Any]) -> str:
+    """Advice where no row of an update had a gradient."""
+    failed = metrics["demonstrations_failed"]
+    why = f"{failed} demonstrations failed" if failed else "no reward differed from its baseline"
+    return (
+        f"nothing was trained: no token had a gradient ({why}); begin with imitation"
+        " (--algorithm sft), easier tasks, or a teacher that demonstrates"
     )
 
 

@@ -31,9 +31,10 @@ from ovd_agent.runs import trainer as trainer_module
 from ovd_agent.runs.assemble import assemble
 from ovd_agent.runs.config import RolloutConfig, TrainConfig
 from ovd_agent.runs.evaluate import summarise
+from ovd_agent.runs.lock import locked
 from ovd_agent.runs.logs import read_log
 from ovd_agent.runs.trainer import Trainer
-from ovd_envs.episode import VerbalScore
+from ovd_envs.episode import Task, VerbalScore
 from ovd_envs.errors import OptionError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -437,3 +438,38 @@ def test_a_reference_may_be_another_model_with_the_same_tokenizer(folder):
     tokenizer.save_pretrained(folder / "other")
     with pytest.raises(OptionError, match="has another tokenizer than the student"):
         Trainer(small(folder, "again", updates=2, algorithm=algorithm))
+
+
+def test_two_processes_do_not_train_in_one_folder(folder):
+    config = small(folder, "run")
+    with locked(config.out), pytest.raises(OptionError, match="another process is training in"):
+        Trainer(config).run()
+    Trainer(config).run()  # it lets go
+
+
+def test_a_run_in_which_nothing_is_trained_says_so_once_and_in_its_summary(folder, capsys):
+    config = small(folder, "run", algorithm=GRPO(samples=2), updates=3)
+    summary = Trainer(config).run()  # a random student earns nothing: all rewards are equal
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("nothing was trained: no token had a gradient (no reward differed") == 1
+    assert summary["untrained_updates"] == 3
+
+
+def test_a_prompt_that_does_not_fit_is_named_before_anything_is_played(folder):
+    tasks = [
+        Task(f"t{n}", "What is 1 and 1?" + " please" * (300 * (n == 7)), ("2",)) for n in range(9)
+    ]
+    config = small(folder, "run", env={"name": "ovd/Math-v0", "tasks": tasks})
+    with pytest.raises(
+        OptionError, match=r"the prompt of task 't7' has \d+ tokens: expected fewer"
+    ):
+        assemble(config)
+
+
+@pytest.mark.parametrize("content", ["", "checkpoint-000009", "\n"])
+def test_an_empty_or_wrong_pointer_falls_back_to_the_newest_checkpoint(folder, content):
+    Trainer(small(folder, "run", updates=2)).run()
+    checkpoints = folder / "run" / "checkpoints"
+    newest = latest_checkpoint(checkpoints)
+    (checkpoints / "latest").write_text(content)
+    assert latest_checkpoint(checkpoints) == newest

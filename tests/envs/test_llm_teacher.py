@@ -206,7 +206,9 @@ def test_what_is_no_digit_is_missing_and_counted(serve):
 def test_too_many_missing_scores_stop_the_run(serve):
     teacher = teacher_of(serve(lambda number, body: "what?"))
     teacher.score([request(f"{n}") for n in range(29)])
-    with pytest.raises(TeacherUnavailable, match=r"30 of 30 scores of m are missing.*'what\?'"):
+    with pytest.raises(
+        TeacherUnavailable, match=r"30 of the last 30 scores of m are missing.*'what\?'"
+    ):
         teacher.score([request("last")])
 
 
@@ -373,3 +375,22 @@ def test_a_cache_keeps_the_servers_apart(serve, tmp_path):
         [score] = teacher_of(server, cache=tmp_path / "cache").score([request()])
         scores.append(score.level)
     assert scores == [2, 7]
+
+
+def test_a_teacher_that_fails_late_is_noticed(serve):
+    server = serve(lambda number, body: "7" if number < 400 else "what?")
+    teacher = teacher_of(server)
+    for _ in range(4):
+        teacher.score([request()] * 100)
+    with pytest.raises(TeacherUnavailable, match="100 of the last 200 scores"):
+        teacher.score([request()] * 100)
+
+
+def test_one_refused_demonstration_fails_alone(serve):
+    server = serve(lambda number, body: "unknown" if "b?" in str(body) else "<answer>x</answer>")
+    teacher = teacher_of(server)
+    episodes = [Episode(Task(name, f"{name}?", ("x",)), f"{name}?") for name in "abc"]
+    assert teacher.act(episodes) == ["<answer>x</answer>", "", "<answer>x</answer>"]
+    assert teacher.usage.faults["no action"] == 1
+    with pytest.raises(TeacherUnavailable, match="gave no action: refused"):
+        teacher.act(episodes[1:2])

@@ -15,7 +15,7 @@ import random
 import re
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -41,6 +41,9 @@ _REPLY_FORMAT = 2
 """Raised whenever what is kept of a reply changes."""
 _FEW = 30
 """Fewer scores than this say nothing about the share of missing ones."""
+_RECENT = 200
+"""The share of missing scores is that of this many latest ones, so that a teacher which fails late
+is noticed."""
 _WAIT, _LONGEST_WAIT = 0.25, 8.0
 _NO_TRY = "no try was made"
 _TURN_ENDS = ("</search>", "</answer>")
@@ -62,7 +65,7 @@ class LLMOptions:
     total_seconds: float = 120.0
     """Time limit of one score or action, all its tries included."""
     max_missing: float = 0.2
-    """Stop the run when a larger share of the scores is missing."""
+    """Stop the run when a larger share of the latest scores is missing."""
     cache: Path | None = None
     """A folder that keeps answers between runs."""
     action_tokens: int = 160
@@ -128,6 +131,8 @@ class LLMTeacher:
         )
         self._cache = _open_cache(options.cache)
         self._lock = threading.Lock()
+        self._recent: deque[bool] = deque(maxlen=_RECENT)
+        """Of the latest scores, whether each was missing."""
         self._limits_choice = True
         self._threads = ThreadPoolExecutor(options.concurrency, thread_name_prefix="teacher")
 
@@ -145,19 +150,27 @@ class LLMTeacher:
         with self._lock:
             self.usage.scores += len(scores)
             self.usage.missing += sum(score.level is None for score in scores)
-            asked, missing = self.usage.scores, self.usage.missing
+            self._recent.extend(score.level is None for score in scores)
+            asked, missing = len(self._recent), sum(self._recent)
         if asked >= _FEW and missing > self.options.max_missing * asked:
             last = next((s.rationale for s in reversed(scores) if s.level is None), "see above")
             raise TeacherUnavailable(
-                f"{missing} of {asked} scores of {self.options.model} are missing, more than"
-                f" max_missing={self.options.max_missing} allows ({last})"
+                f"{missing} of the last {asked} scores of {self.options.model} are missing, more"
+                f" than max_missing={self.options.max_missing} allows ({last})"
             )
         return scores
 
     def act(self, episodes: Sequence[Episode]) -> list[str]:
-        """The model's own next action in each episode, greedy where its seed is 0. Raises
-        TeacherUnavailable."""
-        return list(self._threads.map(self._act, episodes))
+        """The model's own next action in each episode, greedy where its seed is 0.
+
+        Where the server refuses one, or gives none in time, the action is empty: the demonstration
+        fails, and the others go on. Raises TeacherUnavailable where it gives none at all.
+        """
+        actions = list(self._threads.map(self._act, episodes))
+        failures = [action for action in actions if isinstance(action, _NoAnswer)]
+        if failures and len(failures) == len(actions):
+            raise TeacherUnavailable(f"{self.options.model} gave no action: {failures[0]}")
+        return ["" if isinstance(action, _NoAnswer) else action for action in actions]
 
     def _score(self, request: ScoreRequest) -> VerbalScore:
         if request.levels > _MOST_LEVELS:
@@ -177,7 +190,7 @@ class LLMTeacher:
         source = f"llm {self.options.model} prompt {VERSION}"
         return VerbalScore(level, float(level) if expected is None else expected, "", source)
 
-    def _act(self, episode: Episode) -> str:
+    def _act(self, episode: Episode) -> str | _NoAnswer:
         asked = {
             "max_tokens": self.options.action_tokens,
             "temperature": self.options.temperature if episode.seed else 0.0,
@@ -187,7 +200,9 @@ class LLMTeacher:
         try:
             reply = self._ask(play_messages(episode), asked)
         except _NoAnswer as error:
-            raise TeacherUnavailable(f"{self.options.model} gave no action: {error}") from None
+            with self._lock:
+                self.usage.faults["no action"] += 1
+            return error
         return whole_action(reply["text"], _TURN_ENDS)
 
     def _ask(
