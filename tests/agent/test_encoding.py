@@ -1,4 +1,4 @@
-"""Text to ids and back: nothing from outside becomes a control token, no text of a student is lost."""
+"""Text to ids and back: nothing from outside becomes a control token, nothing written is lost."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def test_a_full_context_truncates_the_episode(webqa, student, tokenizer):
     for trajectory in rollout(scenario, student, tokenizer, max_length=prompt + 20).play(tasks[:4]):
         assert trajectory.episode.done
         assert len(trajectory.ids) <= prompt + 20
-    with pytest.raises(ValueError, match="expected fewer than rollout.max_length=10"):
+    with pytest.raises(ValueError, match=r"expected fewer than rollout\.max_length=10"):
         rollout(scenario, student, tokenizer, max_length=10).play(tasks[:1])
 
 
