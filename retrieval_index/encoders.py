@@ -256,6 +256,8 @@ class SentenceTransformerEncoder:
     def _encode(
         self, method: Literal["encode_document", "encode_query"], texts: Sequence[str]
     ) -> Vectors:
+        if not texts:
+            return np.zeros((0, self.dimension), dtype=np.float32)
         vectors = getattr(self._model, method)(
             [without_surrogates(text) for text in texts],
             batch_size=self.batch_size,
