@@ -11,7 +11,9 @@ from ovd_agent.algorithms.advantages import group_advantages, score_to_go
 from ovd_agent.algorithms.base import Context
 from ovd_agent.algorithms.grpo import GRPO
 from ovd_agent.algorithms.ovd import OVD, Advantage
+from ovd_agent.algorithms.rows import PolicyTerm, imitation_row, merged
 from ovd_agent.algorithms.sft import SFT
+from ovd_agent.learner.references import Wants
 from ovd_agent.losses import loss_components
 from ovd_agent.rollouts.group import DemonstrationError, Group, reject_and_replace
 from ovd_agent.rollouts.trajectory import Trajectory
@@ -295,3 +297,42 @@ def test_what_is_replaced_is_never_kept():
 def test_an_unscored_sample_is_never_kept():
     rows = make_ovd(samples=2, unreplaced="keep").rows(group(trajectory([None], 1.0)), CONTEXT)
     assert rows == []
+
+
+@pytest.mark.parametrize("kind", [OVD, GRPO])
+def test_weight_and_kl_of_the_policy_term_reach_the_rows(kind):
+    algorithm = kind(samples=2, policy=PolicyTerm(weight=0.5, kl=0.25, clip_high=0.4))
+    rows = algorithm.rows(group(trajectory([9], 1.0), trajectory([9], 0.0)), CONTEXT)
+    for row in rows:
+        student = row.wrote("student")
+        assert (row.stream("pg")[student] == 0.5).all()
+        assert (row.stream("kl")[student] == 0.25).all()
+        assert not row.stream("kl")[~student].any()
+    assert algorithm.needs.references == {"start": Wants("kl")}
+    assert kind(samples=2).needs.references == {}
+    [component] = algorithm.losses
+    assert component.clip_high == 0.4
+
+
+def test_division_by_the_standard_deviation_is_an_option():
+    samples = [trajectory([9], 1.0), trajectory([9], 1.0), trajectory([9], 0.0)]
+    divided = GRPO(samples=3).rows(group(*samples), CONTEXT)
+    plain = GRPO(samples=3, divide_by_std=False).rows(group(*samples), CONTEXT)
+    assert [row.stream("advantage").max() for row in plain[:2]] == pytest.approx([1 / 3] * 2)
+    assert divided[0].stream("advantage").max() == pytest.approx(
+        (1 / 3) / np.std([1, 1, 0]), rel=1e-3
+    )
+
+
+def test_what_several_rewards_add_up_to_is_the_return():
+    sample = trajectory([9, 9, 9], 0.0)
+    for turn, reward in zip(sample.episode.turns, (0.25, 0.5, 0.125), strict=True):
+        turn.reward = reward
+    assert sample.reward == 0.875
+
+
+def test_copies_of_merged_demonstrations_are_added_up():
+    shown = [imitation_row(trajectory([9], 1.0, "teacher", token=20)) for _ in range(3)]
+    shown[1].copies = 4
+    [row] = merged(shown)
+    assert row.copies == 6
