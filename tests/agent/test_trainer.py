@@ -473,3 +473,15 @@ def test_an_empty_or_wrong_pointer_falls_back_to_the_newest_checkpoint(folder, c
     newest = latest_checkpoint(checkpoints)
     (checkpoints / "latest").write_text(content)
     assert latest_checkpoint(checkpoints) == newest
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0])
+def test_policy_and_learner_share_the_temperature(folder, temperature):
+    """The learner finds the log-probabilities at which the tokens were sampled."""
+    rollout = RolloutConfig(max_new_tokens=8, max_length=900, temperature=temperature)
+    config = small(folder, "run", updates=1, algorithm=EverySample(), rollout=rollout)
+    Trainer(config).run()
+    [update], _ = what_happened(folder / "run")
+    assert 0 < update["entropy"] < 6
+    rounding = 1e-4 if compute_dtype(torch.device("cpu")) == torch.float32 else 3e-2
+    assert update["gap"] < rounding
