@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import tyro
-from openai import OpenAI
 from record import RESULTS, surroundings, write_record
 from rich.console import Console
 from rich.table import Table
@@ -27,8 +25,9 @@ from ovd_envs.calibration.calibrate import KindCalibration, calibrate, known_ste
 from ovd_envs.episode import Episode, VerbalScore
 from ovd_envs.registry import make_scenario
 from ovd_envs.teachers.base import ScoreRequest, Teacher
+from ovd_envs.teachers.llm.forms import Wish
 from ovd_envs.teachers.llm.prompts import VERSION, Messages, score_messages
-from ovd_envs.teachers.llm.teacher import LLMOptions, LLMTeacher, ScorePrompt
+from ovd_envs.teachers.llm.teacher import LLMOptions, LLMTeacher, ScorePrompt, connect
 from retrieval_index.options import plain as as_json
 
 
@@ -174,14 +173,14 @@ class Criteria:
 
     def __init__(self, options: LLMOptions) -> None:
         self.options = options
-        self.client = OpenAI(base_url=options.base_url, api_key="none")
+        self.connection = connect(options)
         self.written: dict[str, list[str]] = {}
         self.voters = [LLMTeacher(options, partial(self.asks, at=k)) for k in range(self.MOST)]
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[VerbalScore]:
-        with ThreadPoolExecutor(self.options.concurrency) as threads:
-            new = {_about(each): each for each in requests if _about(each) not in self.written}
-            self.written |= zip(new, threads.map(self.write, new.values()), strict=True)
+        new = {_about(each): each for each in requests if _about(each) not in self.written}
+        written = self.connection.run([self.write(each) for each in new.values()])
+        self.written |= zip(new, written, strict=True)
         votes: list[list[float]] = [[] for _ in requests]
         for at, voter in enumerate(self.voters):
             has = [i for i, each in enumerate(requests) if at < len(self.written[_about(each)])]
@@ -194,23 +193,15 @@ class Criteria:
     def act(self, episodes: Sequence[Episode]) -> list[str]:
         raise NotImplementedError
 
-    def write(self, request: ScoreRequest) -> list[str]:
+    async def write(self, request: ScoreRequest) -> list[str]:
         kind, task = request.turn.kind, request.episode.task
         wish = (
             f"Question: {task.prompt}\n\nRight answer: {task.answers[0]}\n\nA student looks for the"
             f" answer with a search engine. Write {self.MOST} short statements, a line each,"
             f" that are true of a good {kind} here and false of a bad one. Nothing else."
         )
-        reply = self.client.chat.completions.create(
-            model=self.options.model,
-            messages=[{"role": "user", "content": wish}],
-            max_tokens=160,
-            temperature=0.0,
-        )
-        lines = (
-            line.strip(" -*0123456789.")
-            for line in (reply.choices[0].message.content or "").splitlines()
-        )
+        reply = await self.connection.ask(Wish([{"role": "user", "content": wish}], 160, 0.0))
+        lines = (line.strip(" -*0123456789.") for line in reply.text.splitlines())
         return [line for line in lines if line][: self.MOST]
 
     def asks(self, request: ScoreRequest, at: int) -> Messages:

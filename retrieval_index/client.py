@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-import time
 from collections.abc import Sequence
 from typing import Any
 
 from retrieval_index.documents import Document
 from retrieval_index.errors import MissingPackageError, RetrievalError
+from retrieval_index.http import HTTPFault, JSONClient, OutOfTime, check_address, persist
 from retrieval_index.index import Mode
 
 _TRIES = 5
-_LATER = (429, 502, 503, 504)
-"""Answers that may be different a little later."""
 
 
 class ServerError(RetrievalError):
@@ -29,10 +27,9 @@ class RetrievalClient:
     def __init__(self, url: str, *, mode: Mode | None = None, seconds: float = 60.0) -> None:
         if importlib.util.find_spec("httpx") is None:
             raise MissingPackageError("httpx", f"searching {url}")
-        import httpx
-
-        self.url, self.mode, self.seconds = url.rstrip("/"), mode, seconds
-        self._http = httpx.Client(timeout=seconds)
+        self.url = check_address(url, "url", RetrievalError)
+        self.mode, self.seconds = mode, seconds
+        self._http = JSONClient()
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickled by its address."""
@@ -50,37 +47,34 @@ class RetrievalClient:
         asked: dict[str, Any] = {"queries": list(queries), "topk": k, "return_scores": True}
         if chosen := mode or self.mode:
             asked["mode"] = chosen
-        return [
-            [
-                Document(
-                    hit["document"]["id"],
-                    hit["document"]["title"],
-                    hit["document"]["text"],
-                    hit["score"],
-                )
-                for hit in hits
-            ]
-            for hits in self._post(asked)["result"]
-        ]
+        try:
+            found = self._post(asked)["result"]
+            return [[_document(hit) for hit in hits] for hits in found]
+        except (KeyError, TypeError) as error:
+            raise ServerError(
+                f"the server at {self.url} answers like no index server"
+                f" ({type(error).__name__} {error}): expected one of `ovd index serve`"
+            ) from None
 
     def _post(self, asked: dict[str, Any]) -> Any:
-        import httpx
+        url = f"{self.url}/v1/search"
+        try:
+            return self._http.run(
+                persist(
+                    lambda seconds: self._http.post(url, asked, seconds),
+                    try_seconds=self.seconds,
+                    total_seconds=_TRIES * self.seconds,
+                    tries=_TRIES,
+                )
+            )
+        except HTTPFault as fault:
+            does = "does not answer" if isinstance(fault, OutOfTime) else "refuses the request"
+            raise ServerError(f"the index server at {self.url} {does} ({fault})") from None
 
-        problem = ""
-        for attempt in range(_TRIES):
-            if attempt:
-                time.sleep(min(2.0, 0.1 * 2**attempt))
-            try:
-                answer = self._http.post(f"{self.url}/v1/search", json=asked)
-            except httpx.TransportError as error:
-                problem = f"{error or type(error).__name__}"
-                continue
-            if answer.status_code == 200:
-                return answer.json()
-            problem = f"status {answer.status_code}: {answer.text[:300]}"
-            if answer.status_code not in _LATER:
-                break
-        raise ServerError(f"the index server at {self.url} does not answer ({problem})")
+
+def _document(hit: dict[str, Any]) -> Document:
+    found = hit["document"]
+    return Document(found["id"], found["title"], found["text"], hit["score"])
 
 
 def _client(url: str, mode: Mode | None, seconds: float) -> RetrievalClient:

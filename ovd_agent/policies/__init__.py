@@ -7,6 +7,7 @@ from typing import Any
 
 from ovd_agent.policies.base import PolicyContext, TrainedPolicy
 from ovd_envs.errors import OptionError
+from retrieval_index.http import check_address
 from retrieval_index.registry import Registry
 
 POLICIES: Registry[TrainedPolicy] = Registry("policy")
@@ -23,8 +24,7 @@ class ServerOptions:
 
     def __post_init__(self) -> None:
         for url in self.urls:
-            if not url.startswith(("http://", "https://")):
-                raise OptionError(f"policy url {url!r}: expected one such as http://127.0.0.1:8001")
+            check_address(url, "policy", OptionError)
 
 
 def _torch(context: PolicyContext) -> TrainedPolicy:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,8 @@ WEIGHTS_FILE = "model.safetensors"
 FIRST_LIMIT = 0.25
 """Mean difference, in nats, of the first probe: twice what bf16 engines show, a tenth of what
 other weights do."""
+SMALLEST_CHANGE = 1e-3
+"""In nats: a smaller change of the probe is not told from rounding."""
 _TEXT = (
     "Answer the question. Search when you need to: <search>who founded the town</search>\n"
     "<information>\n1. The town of Brill was founded by Ada Holm in 1843, near the river.\n"
@@ -68,11 +71,17 @@ class Probe:
     change a log-probability by 0.2: so the learner computes in that, too, and the nearer of the
     two counts. What is left hardly grows, and the limit is set by what the first publication
     showed of it.
+
+    A small update stays within any such limit. So, where an update changed the log-probabilities
+    by more than the first difference, the engine's must also be nearer to the new ones.
     """
 
     ids: list[int]
     limit: float = FIRST_LIMIT
-    _settled: bool = field(default=False, init=False)
+    _noise: float | None = field(default=None, init=False)
+    """The root mean square of the first difference."""
+    _before: Sequence[Sequence[float]] = field(default=(), init=False)
+    """What was expected when the engines were last told apart from older weights."""
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> Probe:
@@ -91,21 +100,61 @@ class Probe:
         return found
 
     def check(
-        self, engine: str, expected: Sequence[Sequence[float]], found: Sequence[float]
+        self, expected: Sequence[Sequence[float]], engines: Mapping[str, Sequence[float]]
     ) -> float:
-        """The mean difference to the nearest of what is expected. Raises PolicyUnavailable if it is
-        beyond the limit, or not a number."""
-        difference = min(
-            sum(abs(ours - theirs) for ours, theirs in zip(each, found, strict=True)) / len(found)
-            for each in expected
-        )
-        if not difference <= self.limit:
+        """The largest of the engines' mean differences to the nearest of what is expected. Raises
+        PolicyUnavailable if one is beyond the limit, not a number, or nearer to older weights."""
+        nearest = [self._nearest(name, expected, found) for name, found in engines.items()]
+        if self._noise is None:
+            self.limit = min(self.limit, 3 * max(each.difference for each in nearest) + 1e-3)
+            self._noise = max(_rms(each.off) for each in nearest)
+            self._before = expected
+        changes = [_rms(_minus(new, old)) for new, old in zip(expected, self._before, strict=True)]
+        if min(changes) > max(self._noise, SMALLEST_CHANGE):
+            for (name, found), each in zip(engines.items(), nearest, strict=True):
+                self._check_newer(name, expected[each.place], self._before[each.place], found)
+            self._before = expected
+        return max(each.difference for each in nearest)
+
+    def _nearest(
+        self, engine: str, expected: Sequence[Sequence[float]], found: Sequence[float]
+    ) -> _Nearest:
+        offs = [_minus(found, each) for each in expected]
+        means = [sum(map(abs, off)) / len(off) for off in offs]
+        place = min(range(len(means)), key=means.__getitem__)
+        if not means[place] <= self.limit:
             raise PolicyUnavailable(
                 f"{engine} does not serve the learner's weights: its log-probabilities of a probe"
-                f" text differ by {difference:.3g} on average, expected at most {self.limit:.3g};"
+                f" text differ by {means[place]:.3g} on average, expected at most {self.limit:.3g};"
                 " start it by ovd serve-model --role student, from the same student"
             )
-        if not self._settled:
-            self.limit = min(self.limit, 3 * difference + 1e-3)
-            self._settled = True
-        return difference
+        return _Nearest(place, means[place], offs[place])
+
+    def _check_newer(
+        self, engine: str, new: Sequence[float], old: Sequence[float], found: Sequence[float]
+    ) -> None:
+        change, moved = _minus(new, old), _minus(found, old)
+        share = sum(a * b for a, b in zip(change, moved)) / sum(a * a for a in change)
+        if share < 0.5:
+            raise PolicyUnavailable(
+                f"{engine} does not serve the learner's weights, but older ones: its"
+                f" log-probabilities of a probe text have moved {share:.0%} of the way to the new"
+                " ones; start it again by ovd serve-model --role student"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Nearest:
+    """Which of the expected log-probabilities an engine is nearest to, and by how much it is off."""
+
+    place: int
+    difference: float
+    off: list[float]
+
+
+def _minus(a: Sequence[float], b: Sequence[float]) -> list[float]:
+    return [x - y for x, y in zip(a, b, strict=True)]
+
+
+def _rms(values: Sequence[float]) -> float:
+    return math.sqrt(sum(value * value for value in values) / len(values))

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import queue
-import threading
-import time
 from collections import Counter
-from collections.abc import Coroutine, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import httpx
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ovd_agent.models import end_ids
 from ovd_agent.policies.base import Completion, PolicyContext, PolicyUnavailable, Sampling
 from ovd_agent.policies.publish import Probe, write_weights
 from ovd_agent.policies.vllm_policy import ADAPTERS, check_context, request_options
+from retrieval_index.http import HTTPFault, JSONClient, OutOfTime, persist
 
-T = TypeVar("T")
 STUDENT = "student"
 """The name under which ovd serve-model serves a student."""
-_WAIT, _LONGEST_WAIT = 0.25, 5.0
 
 
 @dataclass(slots=True)
@@ -43,6 +40,7 @@ def build(urls: Sequence[str], context: PolicyContext) -> ServedPolicy:
         folder=context.folder,
         max_length=context.max_length,
         adapters=context.lora_rank > 0,
+        ends=end_ids(context.model, context.tokenizer),
     )
 
 
@@ -62,29 +60,25 @@ class ServedPolicy:
         folder: Path,
         max_length: int = 1024,
         adapters: bool = False,
+        ends: Iterable[int] = (),
         try_seconds: float = 120.0,
         total_seconds: float = 300.0,
     ) -> None:
-        """With `adapters` servers are given these alone, without the weights they belong to.
-        `try_seconds` bounds one request, `total_seconds` one completion with all its tries, and the
-        loading of weights."""
+        """With `adapters` servers are given these alone, without the weights they belong to. `ends`
+        are the tokens that end a turn. `try_seconds` bounds one request, `total_seconds` one
+        completion with all its tries, and the loading of weights."""
         self.servers = [Server(url.rstrip("/").removesuffix("/v1")) for url in urls]
         self.version, self.max_length, self.folder = 0, max_length, folder.resolve()
         self.faults: Counter[str] = Counter()
         """Failed tries by kind: "connection", "timeout", or the HTTP status."""
         self._probe = Probe.of(tokenizer)
-        self._seed = 0
+        self._seed, self._ends = 0, sorted(ends)
         self._takes_adapters, self._model = adapters, STUDENT
         self._try_seconds, self._total_seconds = try_seconds, total_seconds
         self._home: dict[int, Server] = {}
         self._pending: dict[int, Future[None]] = {}
         self._finished: queue.SimpleQueue[tuple[int, Completion | Exception]] = queue.SimpleQueue()
-        self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, name="policy", daemon=True).start()
-        # A server closes idle connections too, after 5 s: one that it is just closing must not be
-        # used again, since a cut connection counts as a server's death.
-        limits = httpx.Limits(max_connections=None, keepalive_expiry=1.0)
-        self._client = httpx.AsyncClient(limits=limits)
+        self._http = JSONClient()
 
     def seed(self, seed: int) -> None:
         self._seed = seed
@@ -94,11 +88,11 @@ class ServedPolicy:
         body = {
             "model": self._model,
             "prompt": list(context),
-            **request_options(self._seed, key, context, sampling, self.max_length),
+            **request_options(self._seed, key, context, sampling, self.max_length, self._ends),
             "logprobs": 0,
             "return_token_ids": True,
         }
-        self._pending[key] = self._started(self._complete(key, body))
+        self._pending[key] = self._http.start(self._complete(key, body))
 
     def collect(self, at_least: int = 1) -> list[tuple[int, Completion]]:
         """Wait until `at_least` requests (or all there are) have finished. Raises
@@ -128,17 +122,15 @@ class ServedPolicy:
         expected = self._probe.expected(model)
         folder = write_weights(model, self.folder, version, merged=not self._takes_adapters)
         self._model = ADAPTERS if self._takes_adapters else STUDENT
-        found = self._started(self._publish(str(folder))).result()
-        differences = [
-            self._probe.check(server.url, expected, logprobs)
+        found = self._http.run(self._publish(str(folder)))
+        engines = {
+            server.url: logprobs
             for server, logprobs in zip(self.servers, found, strict=True)
             if logprobs is not None
-        ]
+        }
+        difference = self._probe.check(expected, engines)
         self.version = version
-        return {"probe": max(differences), "servers": float(len(differences))}
-
-    def _started(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+        return {"probe": difference, "servers": float(len(engines))}
 
     async def _complete(self, key: int, body: dict[str, Any]) -> None:
         try:
@@ -148,32 +140,34 @@ class ServedPolicy:
         self._finished.put((key, result))
 
     async def _tried(self, key: int, body: dict[str, Any]) -> Completion:
-        deadline, wait, problem = time.monotonic() + self._total_seconds, _WAIT, "no try"
         failed: Server | None = None
-        while time.monotonic() < deadline:
+        problem = "no try"
+
+        async def attempt(seconds: float) -> Completion:
+            nonlocal failed, problem
             failed = server = self._server(key, failed, problem)
             server.in_flight += 1
             try:
-                answer = await self._post(server, "/v1/completions", body)
-                return self._completion(answer.json())
-            except httpx.TimeoutException:
-                problem = f"no answer in {self._try_seconds:g} s"
-                self.faults["timeout"] += 1
-            except httpx.TransportError as error:
-                problem, server.up = f"{type(error).__name__} {error}", False
-                self.faults["connection"] += 1
-                continue  # elsewhere, at once
-            except httpx.HTTPStatusError as error:
-                status = error.response.status_code
-                problem = f"HTTP {status}: {error.response.text[:200]}"
-                self.faults[str(status)] += 1
-                if status < 500 and status not in (408, 429):
-                    raise PolicyUnavailable(f"{server.url} refuses a request: {problem}") from None
+                return await self._completed(server, body, seconds)
+            except HTTPFault as fault:
+                problem = str(fault)
+                if fault.kind == "connection":
+                    server.up, fault.after = False, 0.0  # elsewhere, at once
+                elif not fault.again:
+                    raise PolicyUnavailable(f"{server.url} refuses a request: {fault}") from None
+                raise
             finally:
                 server.in_flight -= 1
-            await asyncio.sleep(wait)
-            wait = min(2 * wait, _LONGEST_WAIT)
-        raise PolicyUnavailable(f"no completion in {self._total_seconds:g} s; last: {problem}")
+
+        try:
+            return await persist(
+                attempt,
+                try_seconds=self._try_seconds,
+                total_seconds=self._total_seconds,
+                on_fault=lambda fault: self.faults.update([fault.kind]),
+            )
+        except OutOfTime as fault:
+            raise PolicyUnavailable(f"no completion: {fault}") from None
 
     def _server(self, key: int, failed: Server | None, problem: str) -> Server:
         """The episode's own server while it does not fail, else the one with the fewest requests
@@ -192,17 +186,16 @@ class ServedPolicy:
             )
         return home
 
-    async def _post(
-        self, server: Server, route: str, body: dict[str, Any], seconds: float | None = None
-    ) -> httpx.Response:
-        limit = seconds or self._try_seconds
-        response = await self._client.post(server.url + route, json=body, timeout=limit)
-        return response.raise_for_status()
-
-    def _completion(self, answer: dict[str, Any]) -> Completion:
-        choice = answer["choices"][0]
-        ids, logprobs = choice["token_ids"], choice["logprobs"]["token_logprobs"]
-        finish = "stop" if choice["finish_reason"] == "stop" else "length"
+    async def _completed(self, server: Server, body: dict[str, Any], seconds: float) -> Completion:
+        answer = await self._http.post(f"{server.url}/v1/completions", body, seconds)
+        try:
+            choice = answer["choices"][0]
+            ids, logprobs = choice["token_ids"], choice["logprobs"]["token_logprobs"]
+            finish = "stop" if choice["finish_reason"] == "stop" else "length"
+            if len(ids) != len(logprobs):
+                raise TypeError(f"{len(logprobs)} log-probabilities for {len(ids)} ids")
+        except (KeyError, TypeError, IndexError) as error:
+            raise HTTPFault("junk", f"not a completion ({type(error).__name__} {error})") from None
         return Completion(ids, logprobs, finish, self.version)
 
     async def _publish(self, folder: str) -> list[list[float] | None]:
@@ -214,9 +207,9 @@ class ServedPolicy:
         for server, result in zip(self.servers, tried, strict=True):
             server.up = not isinstance(result, BaseException)
             if isinstance(result, BaseException):
-                if not isinstance(result, httpx.HTTPError):
+                if not isinstance(result, HTTPFault):
                     raise result
-                problems.append(f"{server.url}: {type(result).__name__} {result}")
+                problems.append(f"{server.url}: {result}")
         if not any(server.up for server in self.servers):
             rank = " --lora-rank RANK" if self._takes_adapters else ""
             raise PolicyUnavailable(
@@ -227,26 +220,30 @@ class ServedPolicy:
 
     async def _take_over(self, server: Server, folder: str) -> list[float]:
         await (self._load_adapters if self._takes_adapters else self._load)(server, folder)
-        await self._post(server, "/reset_prefix_cache", {})
+        await self._http.order(f"{server.url}/reset_prefix_cache", {}, self._try_seconds)
         body = {
             "model": self._model,
             "prompt": self._probe.ids,
             "max_tokens": 1,
             "prompt_logprobs": 0,
         }
-        answer = await self._post(server, "/v1/completions", body)
-        found = answer.json()["choices"][0]["prompt_logprobs"][1:]
+        answer = await self._http.post(f"{server.url}/v1/completions", body, self._try_seconds)
         ids = self._probe.ids[1:]
-        return [place[str(token)]["logprob"] for token, place in zip(ids, found, strict=True)]
+        try:
+            found = answer["choices"][0]["prompt_logprobs"][1:]
+            return [place[str(token)]["logprob"] for token, place in zip(ids, found, strict=True)]
+        except (KeyError, TypeError, IndexError, ValueError) as error:
+            raise HTTPFault("junk", f"no log-probabilities of a prompt ({error!r})") from None
 
     async def _load(self, server: Server, folder: str) -> None:
         load = {"method": "load_folder", "args": [folder]}
-        await self._post(server, "/collective_rpc", load, self._total_seconds)
+        await self._http.order(f"{server.url}/collective_rpc", load, self._total_seconds)
 
     async def _load_adapters(self, server: Server, folder: str) -> None:
         """Not in place: vLLM would then load them again with every request."""
-        known = await self._client.get(f"{server.url}/v1/models", timeout=self._try_seconds)
-        if any(each["id"] == ADAPTERS for each in known.raise_for_status().json()["data"]):
-            await self._post(server, "/v1/unload_lora_adapter", {"lora_name": ADAPTERS})
+        known = await self._http.get(f"{server.url}/v1/models", self._try_seconds)
+        if any(each.get("id") == ADAPTERS for each in known.get("data", [])):
+            unload, name = f"{server.url}/v1/unload_lora_adapter", {"lora_name": ADAPTERS}
+            await self._http.order(unload, name, self._try_seconds)
         load = {"lora_name": ADAPTERS, "lora_path": folder}
-        await self._post(server, "/v1/load_lora_adapter", load, self._total_seconds)
+        await self._http.order(f"{server.url}/v1/load_lora_adapter", load, self._total_seconds)

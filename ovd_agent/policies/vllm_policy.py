@@ -6,14 +6,14 @@ import importlib
 import importlib.util
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ovd_agent.models import checkpoint_path
+from ovd_agent.models import checkpoint_path, end_ids
 from ovd_agent.policies.base import Completion, PolicyContext, Sampling
 from ovd_agent.policies.publish import Probe, write_weights
 from ovd_envs.errors import OptionError
@@ -36,6 +36,7 @@ def build(context: PolicyContext) -> VllmPolicy:
         max_length=context.max_length,
         dtype=context.dtype,
         lora_rank=context.lora_rank,
+        ends=end_ids(context.model, context.tokenizer),
     )
 
 
@@ -56,10 +57,11 @@ class VllmPolicy:
         max_length: int = 1024,
         dtype: torch.dtype = torch.float32,
         lora_rank: int = 0,
+        ends: Iterable[int] = (),
     ) -> None:
         """`model` is a checkpoint's folder or an id on the Hub; `folder` is where weights pass
-        through, or with `lora_rank` adapters alone. Raises OptionError where vLLM is not
-        installed."""
+        through, or with `lora_rank` adapters alone; `ends` are the tokens that end a turn. Raises
+        OptionError where vLLM is not installed."""
         if importlib.util.find_spec("vllm") is None:
             raise OptionError(
                 'policy="vllm" needs vLLM in this environment: make setup-vllm, then run the same'
@@ -92,7 +94,7 @@ class VllmPolicy:
         self.version, self.max_length, self.folder = 0, max_length, folder
         self._probe = Probe.of(tokenizer)
         self._running: set[int] = set()
-        self._seed = 0
+        self._seed, self._ends = 0, sorted(ends)
         self._takes_adapters, self._adapters = lora_rank > 0, None
 
     def seed(self, seed: int) -> None:
@@ -101,7 +103,7 @@ class VllmPolicy:
     def submit(self, key: int, context: Sequence[int], sampling: Sampling) -> None:
         check_context(context, self.max_length)
         parameters = self._vllm.SamplingParams(
-            **request_options(self._seed, key, context, sampling, self.max_length),
+            **request_options(self._seed, key, context, sampling, self.max_length, self._ends),
             logprobs=0,
             output_kind=self._final.FINAL_ONLY,
         )
@@ -135,7 +137,7 @@ class VllmPolicy:
             self._engine.collective_rpc("load_folder", args=(str(folder),))
         self._engine.reset_prefix_cache()
         self.version = version
-        return {"probe": self._probe.check("vLLM", expected, self._prompt_logprobs())}
+        return {"probe": self._probe.check(expected, {"vLLM": self._prompt_logprobs()})}
 
     def _loaded(self, folder: Path) -> Any:
         """What requests say to be answered with the adapters in `folder`. vLLM knows adapters by
@@ -177,7 +179,12 @@ def check_context(context: Sequence[int], max_length: int) -> None:
 
 
 def request_options(
-    seed: int, key: int, context: Sequence[int], sampling: Sampling, max_length: int
+    seed: int,
+    key: int,
+    context: Sequence[int],
+    sampling: Sampling,
+    max_length: int,
+    ends: Sequence[int],
 ) -> dict[str, Any]:
     """vLLM's names for a `Sampling`, the same in this process and over HTTP."""
     return {
@@ -185,6 +192,7 @@ def request_options(
         "top_p": sampling.top_p,
         "max_tokens": min(sampling.max_new_tokens, max_length - len(context)),
         "stop": list(sampling.stop),
+        "stop_token_ids": list(ends),
         "include_stop_str_in_output": True,
         "seed": random.Random(f"{seed} {key} {len(context)}").getrandbits(31),
     }

@@ -12,9 +12,11 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 from ovd_envs.cache import CACHE_VARIABLE, cache_folder
+from ovd_envs.errors import OptionError
 from ovd_envs.search.base import SearchRequest
 from retrieval_index.client import RetrievalClient
 from retrieval_index.documents import Document
+from retrieval_index.http import check_address
 from retrieval_index.index import Mode, PassageIndex
 from retrieval_index.qdrant import QdrantIndex
 from retrieval_index.rerank import Reranked
@@ -70,6 +72,11 @@ class ServerOptions:
     """"dense", "bm25" or "hybrid"; by default the index's own."""
     seconds: float = 60.0
     """Time limit of a request."""
+
+    def __post_init__(self) -> None:
+        check_address(self.url, "url", OptionError)
+        if self.seconds <= 0:
+            raise OptionError(f"seconds={self.seconds}: expected more than 0")
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,8 @@ class StudentServer(ThreadingHTTPServer):
             logprobs.append(float(scores[token]))
             text = self.tokenizer.decode(sampled)
             stopped = any(stop in text for stop in body.get("stop", []))
-            if token == self.tokenizer.eos_token_id or stopped:
+            ends = [self.tokenizer.eos_token_id, *body.get("stop_token_ids", [])]
+            if token in ends or stopped:
                 finish = "stop"
                 break
         return {

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ovd_agent.lora import LoraConfig, adapters, add_adapters
+from ovd_agent.models import end_ids
 from ovd_agent.policies.base import PolicyUnavailable, Sampling
 from ovd_agent.policies.served import ServedPolicy
 from ovd_agent.policies.torch_policy import TorchPolicy
@@ -41,6 +42,21 @@ def test_greedy_play_is_that_of_the_policy_in_this_process(webqa, student, token
     for ours, theirs in zip(here, there, strict=True):
         assert theirs.logprobs == pytest.approx(ours.logprobs, abs=1e-4, nan_ok=True)
         assert theirs.episode.turns == ours.episode.turns
+
+
+def test_a_turn_ends_at_the_end_tokens_of_the_model(webqa, student, tokenizer, serve, pool):
+    """Those of its generation_config, which need not be the tokenizer's."""
+    free = pool(serve())
+    free.submit(0, [1, 2, 3], Sampling(temperature=0, max_new_tokens=8))
+    [(_, unbounded)] = free.collect()
+    student.generation_config.eos_token_id = [5, unbounded.ids[3]]
+    here = TorchPolicy(student, tokenizer, slots=8, max_length=640)
+    there = pool(serve(), ends=end_ids(student, tokenizer))
+    for policy in (here, there):
+        policy.submit(0, [1, 2, 3], Sampling(temperature=0, max_new_tokens=8))
+        [(_, completion)] = policy.collect()
+        end = unbounded.ids.index(unbounded.ids[3]) + 1
+        assert (completion.ids, completion.finish) == (unbounded.ids[:end], "stop")
 
 
 def test_samples_depend_on_the_seed_and_not_on_the_pool(webqa, tokenizer, serve, pool):
@@ -110,7 +126,7 @@ def test_a_request_that_is_refused_is_not_tried_again(tokenizer, serve, pool):
 def test_trouble_without_end_ends_at_the_deadline(tokenizer, serve, pool):
     policy = pool(serve.quick(lambda number: "500"), total_seconds=0.6)
     policy.submit(0, [1, 2, 3], Sampling())
-    with pytest.raises(PolicyUnavailable, match=r"no completion in 0.6 s; last: HTTP 500"):
+    with pytest.raises(PolicyUnavailable, match=r"no completion: HTTP 500: no, for 0.6 seconds"):
         policy.collect()
 
 

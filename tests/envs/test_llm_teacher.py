@@ -1,16 +1,12 @@
 """A model as teacher, against a real HTTP server that fails in every way it can."""
 
 import json
-import math
 import pickle
 import re
-import threading
-import time
-from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import gymnasium
 import pytest
+from faulty_server import FAULTS, Server
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,126 +16,11 @@ from ovd_envs.teachers.base import ScoreRequest, Teacher
 from ovd_envs.teachers.llm.prompts import play_messages, score_messages, whole_action
 from retrieval_index.documents import Document
 
-pytest.importorskip("openai", reason='pip install -e ".[teacher]"')
+pytest.importorskip("httpx", reason='pip install -e ".[teacher]"')
 pytest.importorskip("diskcache", reason='pip install -e ".[teacher]"')
 from ovd_envs.teachers.llm.teacher import LLMOptions, LLMTeacher
 
 PROMPT = "Answer. <search>query</search> <answer>answer</answer>.\nQuestion: who?\n"
-
-
-class Server(ThreadingHTTPServer):
-    """Answers chat completions by `plan(number, body)`, which gives a kind of fault or a reply."""
-
-    daemon_threads = True
-
-    def __init__(self, plan):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.plan, self.lock = plan, threading.Lock()
-        self.bodies, self.faults = [], Counter()
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-
-class Handler(BaseHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with self.server.lock:
-            number = len(self.server.bodies)
-            self.server.bodies.append(body)
-            reply = self.server.plan(number, body)
-            if reply in FAULTS:
-                self.server.faults[FAULTS[reply]] += 1
-        getattr(self, f"_{reply}", lambda: self._answer(reply))()
-
-    def _send(self, status, data, kind="application/json", **headers):
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(data)))
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        self.wfile.write(data)
-
-    def _answer(self, text, tokens=None):
-        tokens = tokens or [(text, [(t, 0.5) for t in (text, "3", "nine")])]
-        content = [
-            {
-                "token": token,
-                "logprob": -0.7,
-                "bytes": None,
-                "top_logprobs": [
-                    {"token": t, "logprob": math.log(p) if 0 < p <= 1 else p, "bytes": None}
-                    for t, p in likely
-                ],
-            }
-            for token, likely in tokens
-        ]
-        choice = {
-            "index": 0,
-            "finish_reason": "stop",
-            "message": {"role": "assistant", "content": text},
-            "logprobs": {"content": content, "refusal": None},
-        }
-        usage = {"prompt_tokens": 10, "completion_tokens": 1, "total_tokens": 11}
-        answer = {"id": "x", "object": "chat.completion", "created": 0, "model": "m"}
-        self._send(200, json.dumps({**answer, "choices": [choice], "usage": usage}).encode())
-
-    def _late(self):
-        """A line break first, then the digit: 3 by three to one against 9, in two spellings."""
-        self._answer("\n3", [("\n", [("\n", 1.0)]), ("3", [("3", 0.5), (" 3", 0.25), ("9", 0.25)])])
-
-    def _odd(self):
-        """A probability that is none."""
-        self._answer("3", [("3", [("3", 1000.0), ("9", math.nan)])])
-
-    def _busy(self):
-        self._send(429, b'{"error": {"message": "busy"}}', Retry_After="0")
-
-    def _broken(self):
-        self._send(500, b'{"error": {"message": "broken"}}', Retry_After="0")
-
-    def _hang(self):
-        time.sleep(6)
-        self.close_connection = True
-
-    def _cut(self):
-        self.send_response(200)
-        self.send_header("Content-Length", "1000")
-        self.end_headers()
-        self.wfile.write(b'{"id"')
-        self.close_connection = True
-
-    def _junk(self):
-        self._send(200, b"{not json")
-
-    def _html(self):
-        self._send(200, b"<html>Bad gateway</html>", "text/html")
-
-    def _hollow(self):
-        self._send(200, b'{"choices": []}')
-
-    def _unknown(self):
-        self._send(400, b'{"error": {"message": "no such parameter"}}')
-
-    def _forbidden(self):
-        self._send(401, b'{"error": {"message": "wrong key"}}')
-
-
-FAULTS = {
-    "busy": "429",
-    "broken": "500",
-    "hang": "timeout",
-    "cut": "connection",
-    "junk": "junk",
-    "html": "junk",
-    "hollow": "junk",
-}
 
 
 def request(text="Ada", levels=10, kind="answer"):
@@ -158,6 +39,7 @@ def serve():
 
     yield start
     for server in servers:
+        server.over.set()
         server.shutdown()
         server.server_close()
 
@@ -181,15 +63,17 @@ def test_a_score_and_its_expectation(serve):
 
 
 def test_faults_lose_nothing_and_invent_nothing(serve):
-    kinds = [*FAULTS, "4", *(kind for kind in FAULTS if kind != "hang"), "4", "4"]
+    quick = [kind for kind in FAULTS if FAULTS[kind] != "timeout"]
+    kinds = [*FAULTS, "4", *quick, "4", "4"]
     server = serve(lambda number, body: kinds[number] if number < len(kinds) else "4")
-    teacher = teacher_of(server, concurrency=4)
+    teacher = teacher_of(server, concurrency=4, try_seconds=1.0)
     scores = teacher.score([request(f"<answer>{n}</answer>") for n in range(24)])
     assert [score.level for score in scores] == [4] * 24
     assert teacher.usage.faults == server.faults
     assert json.loads(json.dumps(teacher.usage.record()))["faults"] == server.faults
-    assert sum(server.faults.values()) == 13
-    assert teacher.usage.requests == len(server.bodies) == 24 + 13
+    faults = len(FAULTS) + len(quick)
+    assert sum(server.faults.values()) == faults
+    assert teacher.usage.requests == len(server.bodies) == 24 + faults
     assert teacher.usage.missing == 0
 
 
@@ -224,7 +108,7 @@ def test_a_dead_server_gives_missing_scores_after_the_deadline(serve):
 
 def test_a_refusal_for_good_is_raised_at_once(serve):
     server = serve(lambda number, body: "forbidden")
-    with pytest.raises(TeacherUnavailable, match=r"refuses 'm' \(401.*wrong key.*the key"):
+    with pytest.raises(TeacherUnavailable, match=r"refuses 'm' \(HTTP 401: wrong key.*the key"):
         teacher_of(server).score([request()])
     assert len(server.bodies) == 1
 
@@ -234,7 +118,7 @@ def test_a_server_without_structured_output_is_read_strictly(serve):
     teacher = teacher_of(server)
     assert [score.level for score in teacher.score([request()])] == [8]
     assert [score.level for score in teacher.score([request("b")])] == [8]
-    assert len(server.bodies) == 3
+    assert len(server.bodies) == 4  # asked again before it is believed
 
 
 def test_a_step_that_is_refused_for_itself_does_not_end_structured_output(serve):

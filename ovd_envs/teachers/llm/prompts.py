@@ -1,7 +1,9 @@
 """What a language model is told when it teaches. A change of words is a change of VERSION.
 
 The student's own text stands between marks that are taken out of it, so that it cannot end them. Of
-a search the judge reads what it brought and not its words, which so cannot talk the judge up.
+a search the judge reads what it brought and not its words, which so cannot talk the judge up. What
+a server's tokenizer may read as a control token is broken by a space wherever it comes from outside
+(`plain`): a server tokenizes messages and template together.
 """
 
 from __future__ import annotations
@@ -9,13 +11,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ovd_envs.episode import Episode, Task
+from ovd_envs.episode import Episode
 from ovd_envs.grading.text import mentions
 from ovd_envs.teachers.base import ScoreRequest
 from ovd_envs.teachers.rubrics import PROBLEM, QUESTION
 from retrieval_index.documents import Document
 
-VERSION = "3"
+VERSION = "4"
 Messages = list[dict[str, str]]
 
 # To say what the fence is for made a small model grade everything lower, and no harder to fool.
@@ -65,11 +67,12 @@ _PLAY = {QUESTION: _PLAY_SEARCH, PROBLEM: _PLAY_REASON}
 def score_messages(request: ScoreRequest, *, shows_answer: bool) -> Messages:
     """The messages that ask for the grade of a step: what was known, what it brought, a rubric."""
     episode, turn = request.episode, request.turn
-    task, before = episode.task, episode.turns[: request.index]
+    before = episode.turns[: request.index]
+    question, answer = plain(episode.task.prompt), plain(episode.task.answers[0])
     searches = episode.rubric == QUESTION
-    parts = [f"Question: {task.prompt}"]
+    parts = [f"Question: {question}"]
     if shows_answer:
-        parts.append(f"Right answer: {task.answers[0]}")
+        parts.append(f"Right answer: {answer}")
     read = {document.id: document for earlier in before for document in earlier.documents}
     if searches:
         parts.append(f"Passages read before:\n{_passages(list(read.values()))}")
@@ -81,7 +84,7 @@ def score_messages(request: ScoreRequest, *, shows_answer: bool) -> Messages:
         passages = _passages(new)
         parts.append(f"New passages:\n{passages}")
         # Small models overlook words in long passages; this they need not judge.
-        if shows_answer and mentions(passages, task.answers):
+        if shows_answer and mentions(passages, episode.task.answers):
             parts.append("The right answer stands in the new passages.")
     else:
         wrote = turn.action if turn.kind == "invalid" else turn.content
@@ -97,7 +100,7 @@ def score_messages(request: ScoreRequest, *, shows_answer: bool) -> Messages:
         right="the same as the right answer" if shows_answer else "right",
         wrong="not the right answer" if shows_answer else "wrong",
     )
-    lines = [_wish(kind, task, shows_answer), rubric]
+    lines = [_wish(kind, question, answer if shows_answer else None), rubric]
     parts.append("\n".join(lines if kind == "search" else [*lines, _FOR_TALK]))
     return [
         {"role": "system", "content": _JUDGE.format(best=best)},
@@ -105,32 +108,36 @@ def score_messages(request: ScoreRequest, *, shows_answer: bool) -> Messages:
     ]
 
 
-def _wish(kind: str, task: Task, shows_answer: bool) -> str:
+def _wish(kind: str, question: str, answer: str | None) -> str:
     """What is to be graded. Only in a question of its own, with all of the task said again in it,
     does a small model tell passages that help from passages on the topic."""
     if kind != "search":
         return "Grade this step."
-    if not shows_answer:
-        return f'Grade this step: do the new passages answer "{task.prompt}"?'
-    right = f'the answer to "{task.prompt}" is "{task.answers[0]}"'
+    if answer is None:
+        return f'Grade this step: do the new passages answer "{question}"?'
+    right = f'the answer to "{question}" is "{answer}"'
     return f"Grade this step: do the new passages show that {right}?"
 
 
 def play_messages(episode: Episode) -> Messages:
     """The messages that ask for the teacher's own next action."""
+    # The environment's own words may hold tags, and teach them: <search>.
+    own = frozenset(_CONTROL.findall(episode.prompt.replace(episode.task.prompt, "")))
     messages = [
         {"role": "system", "content": _PLAY.get(episode.rubric, _PLAY_ANY)},
-        {"role": "user", "content": episode.prompt},
+        {"role": "user", "content": plain(episode.prompt, own)},
     ]
     for turn in episode.turns:
         messages += [
-            {"role": "assistant", "content": turn.action},
-            {"role": "user", "content": turn.observation or "Go on."},
+            {"role": "assistant", "content": plain(turn.action, own)},
+            {"role": "user", "content": plain(turn.observation, own) or "Go on."},
         ]
     return messages
 
 
 _MARKS = re.compile(r"<{2,}|>{2,}")
+_CONTROL = re.compile(r"<[^<>\s]{1,40}>|<[|｜]|\[/?[A-Z_]{1,40}\]")
+"""What control tokens look like: <|im_end|>, <end_of_turn>, </s>, [/INST]."""
 _WROTE = {
     "answer": "The student answered",
     "think": "The student thought",
@@ -139,13 +146,23 @@ _WROTE = {
 
 
 def _passages(documents: Sequence[Document]) -> str:
-    return "\n".join(f"{each.title}: {each.text}".strip(": ") for each in documents) or "none"
+    return (
+        "\n".join(plain(f"{each.title}: {each.text}".strip(": ")) for each in documents) or "none"
+    )
 
 
 def _fenced(text: str) -> str:
     """The student's text between marks that it cannot write itself."""
-    plain = text.encode("utf-8", "replace").decode()
-    return f"<<<{_MARKS.sub(lambda found: ' '.join(found[0]), plain)}>>>"
+    return f"<<<{_MARKS.sub(lambda found: ' '.join(found[0]), plain(text))}>>>"
+
+
+def plain(text: str, own: frozenset[str] = frozenset()) -> str:
+    """Text that no tokenizer reads as a control token, but for the tags in `own`."""
+
+    def broken(found: re.Match[str]) -> str:
+        return found[0] if found[0] in own else f"{found[0][0]} {found[0][1:]}"
+
+    return _CONTROL.sub(broken, text.encode("utf-8", "replace").decode())
 
 
 def whole_action(text: str, turn_ends: tuple[str, ...]) -> str:
