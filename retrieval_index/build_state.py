@@ -15,10 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from retrieval_index.errors import IndexExistsError
-from retrieval_index.files import write_atomically
+from retrieval_index.files import locked, write_atomically
 from retrieval_index.manifest import CURRENT, newest_generation, point_to
 
 FOLDER = "building"
@@ -30,26 +28,21 @@ Plan = Mapping[str, Any]
 
 
 @contextmanager
-def locked(target: Path) -> Generator[None]:
+def building(target: Path) -> Generator[None]:
     """Make the index folder and hold its lock. Raises IndexExistsError if another process does.
 
-    A lock whose holder was killed is free. An empty folder is removed again.
+    An empty folder is removed again.
     """
-    target.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(target / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise IndexExistsError(
-            f"{target} is being built by another process; wait for it, or choose another folder"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
-        with suppress(OSError):
-            (target / LOCK).unlink()
-            target.rmdir()  # leave no empty folder behind a failure
+    held = IndexExistsError(
+        f"{target} is being built by another process; wait for it, or choose another folder"
+    )
+    with locked(target / LOCK, held):
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                (target / LOCK).unlink()
+                target.rmdir()  # leave no empty folder behind a failure
 
 
 def finish_commit(target: Path) -> Plan | None:

@@ -9,7 +9,7 @@ from uuid import uuid4
 from retrieval_index import flat
 from retrieval_index.approximate import check_factory, choose_factory
 from retrieval_index.bm25 import check_installed as check_bm25_installed
-from retrieval_index.build_state import FOLDER, BuildState, Plan, finish_commit, locked
+from retrieval_index.build_state import FOLDER, BuildState, Plan, building, finish_commit
 from retrieval_index.cluster import check_installed as check_ray_installed
 from retrieval_index.corpus import (
     Source,
@@ -91,7 +91,7 @@ def build_index(
     if chunk is not None and chunk < 1:
         raise CorpusError(f"chunk={chunk}: expected at least 1 word")
     chosen = make_encoder(encoder, precision) if isinstance(encoder, str) else encoder
-    with locked(target):
+    with building(target):
         finish_commit(target)
         plan = _plan(corpus, chosen, index, bm25, chunk)
         work = BuildState(target, plan, restart=restart)

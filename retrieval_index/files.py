@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from retrieval_index.errors import OVDError
 
 
 def write_atomically(path: Path, content: str | bytes, *, errors: str = "strict") -> None:
@@ -18,3 +24,21 @@ def write_atomically(path: Path, content: str | bytes, *, errors: str = "strict"
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+@contextmanager
+def locked(path: Path, held: OVDError) -> Generator[None]:
+    """Hold a lock file, whose folder is made, while the body runs; a killed process lets go of it.
+
+    Raises `held` if another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise held from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -34,7 +34,7 @@ def make_options(cls: type[T], values: Mapping[str, Any], owner: str) -> T:
     """
     hints = hints_of(cls)
     check_names(owner, values, hints)
-    found = {name: _value(value, hints[name], name) for name, value in values.items()}
+    found = {name: converted(value, hints[name], name) for name, value in values.items()}
     for each in fields_of(cls):
         if each.name not in found and not _has_default(each):
             raise OptionError(f"{owner} needs the option {each.name!r}: give it a value")
@@ -97,8 +97,8 @@ def members(hint: Any) -> tuple[Any, ...]:
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
-def _value(value: Any, hint: Any, name: str) -> Any:
-    """`value` as a field of type `hint` holds it."""
+def converted(value: Any, hint: Any, name: str) -> Any:
+    """`value` as an option of type `hint` holds it. Raises OptionError where it is of another."""
     for each in members(hint):
         fitting = _fitting(value, each, name)
         if fitting is not _NO:
@@ -139,10 +139,10 @@ def _tuple(value: Any, arguments: tuple[Any, ...], name: str) -> Any:
         return _NO
     items = cast("Sequence[Any]", value)
     if len(arguments) == 2 and arguments[1] is ...:
-        return tuple(_value(item, arguments[0], name) for item in items)
+        return tuple(converted(item, arguments[0], name) for item in items)
     if len(items) != len(arguments):
         return _NO
-    return tuple(_value(item, each, name) for item, each in zip(items, arguments, strict=True))
+    return tuple(converted(item, each, name) for item, each in zip(items, arguments, strict=True))
 
 
 def _is_instance(value: Any, hint: Any) -> bool:

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from retrieval_index.build_state import BuildState, Plan, finish_commit, locked
+from retrieval_index.build_state import BuildState, Plan, building, finish_commit
 from retrieval_index.corpus import (
     Source,
     check_corpus,
@@ -74,7 +74,7 @@ def update_index(
     deleted = sorted(set(delete))
     if isinstance(add, str | Path):
         check_corpus(add)
-    with locked(folder):
+    with building(folder):
         change = _change(add, deleted)
         finished = finish_commit(folder)
         index = PassageIndex.open(folder, encoder=encoder or _model_of(folder))

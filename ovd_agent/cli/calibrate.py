@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -20,8 +20,9 @@ from rich.table import Table
 
 from ovd_agent.cli.parse import parse
 from ovd_agent.report.calibration import write_page
-from ovd_agent.runs.config import EnvironmentConfig, LookUp
+from ovd_agent.runs.config import EnvironmentConfig
 from ovd_envs.calibration.calibrate import KindCalibration, calibrate, known_steps
+from ovd_envs.errors import OptionError
 from ovd_envs.teachers import DEFAULT_TEACHER
 from retrieval_index.files import write_atomically
 from retrieval_index.options import plain
@@ -30,8 +31,6 @@ from retrieval_index.options import plain
 @dataclass(frozen=True)
 class Options(EnvironmentConfig):
     """Measure a teacher, on tasks of the test split."""
-
-    PARTS: ClassVar[Mapping[str, LookUp]] = EnvironmentConfig.PARTS
 
     per_kind: int = 60
     """Steps of each kind: searches, answers, thoughts, invalid ones."""
@@ -54,6 +53,8 @@ def main(arguments: Sequence[str]) -> int:
     steps = known_steps(scenario, tasks[: options.count], options.per_kind, options.seed)
     choice = options.held_out(options.count)
     teacher = choice.build()[0].teacher
+    if teacher is None:
+        raise OptionError("no teacher to measure: expected --teacher openai:MODEL@URL, or another")
     name = _name(choice.options.teacher)
     console.print(f"{len(steps)} steps of {choice.name}, scored by {name}")
     start = time.perf_counter()

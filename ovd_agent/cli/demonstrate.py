@@ -8,24 +8,21 @@ Tasks that the pool has already are not played again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from rich.console import Console
 from rich.progress import track
 
 from ovd_agent.cli.parse import parse
 from ovd_agent.rollouts.demonstrations import DemonstrationConfig, Demonstrations
-from ovd_agent.runs.config import EnvironmentConfig, LookUp
+from ovd_agent.runs.config import EnvironmentConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(EnvironmentConfig):
     """Fill a pool of demonstrations."""
-
-    PARTS: ClassVar[Mapping[str, LookUp]] = EnvironmentConfig.PARTS
 
     pool: Path
     """The folder that keeps them."""

@@ -6,10 +6,10 @@ Environment and rollout options of a run's folder are those of the run, unless t
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -17,7 +17,7 @@ from rich.table import Table
 from ovd_agent.cli.parse import parse
 from ovd_agent.cli.run_folder import options_of_run
 from ovd_agent.runs.assemble import assemble_play
-from ovd_agent.runs.config import LookUp, PlayConfig
+from ovd_agent.runs.config import PlayConfig
 from ovd_agent.runs.evaluate import evaluate
 from ovd_envs.episode import write_episodes
 from ovd_envs.scenario import Options
@@ -28,8 +28,6 @@ from retrieval_index.options import hints_of
 @dataclass(frozen=True)
 class Evaluation(PlayConfig):
     """Play held-out tasks and report EM and F1 with 95% intervals, in all and per hop."""
-
-    PARTS: ClassVar[Mapping[str, LookUp]] = PlayConfig.PARTS
 
     count: int = 200
     """How many held-out tasks."""

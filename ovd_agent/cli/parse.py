@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_origin
 
 import tyro
 
-from retrieval_index.options import check_names, fields_of, hints_of, make_options, members
+from retrieval_index.options import check_names, converted, fields_of, hints_of, members
 from retrieval_index.registry import Entry
 
 T = TypeVar("T")
@@ -61,7 +61,7 @@ def _chosen(cls: type[Any], arguments: Sequence[str], given: Mapping[str, Any]) 
             _, entry, values = found["env"]
             usual = {each.name: each.default for each in fields_of(entry.options or object)}
             part = values.get(field, usual.get(field))
-        said = _said(arguments, field)
+        said = value_of(arguments, f"--{field.replace('_', '-')}")
         if said is not None and said != (part.get("name") if isinstance(part, Mapping) else part):
             part = said
         if part is not None and part != _NOBODY:
@@ -71,13 +71,13 @@ def _chosen(cls: type[Any], arguments: Sequence[str], given: Mapping[str, Any]) 
     return found
 
 
-def _said(arguments: Sequence[str], field: str) -> str | None:
-    """The last value of --field."""
-    option, found = f"--{field.replace('_', '-')}", None
-    for word, following in pairwise([*arguments, ""]):
+def value_of(arguments: Sequence[str], option: str) -> str | None:
+    """The last value of an option on a command line."""
+    found = None
+    for word, following in pairwise([*arguments, None]):
         if word == option:
             found = following
-        elif word.startswith(f"{option}="):
+        elif word is not None and word.startswith(f"{option}="):
             found = word.partition("=")[2]
     return found
 
@@ -123,20 +123,11 @@ def _fields(
         if each.default_factory is not dataclasses.MISSING:
             default = each.default_factory()
         if each.name in given:
-            default = getattr(
-                make_options(_only(each.name, hints[each.name]), {each.name: given[each.name]}, ""),
-                each.name,
-            )
+            default = converted(given[each.name], hints[each.name], each.name)
         if isinstance(default, Path) and str in members(kind):
             default = str(default)
         found.append(_field(each.name, kind, default, helps.get(each.name, "")))
     return found
-
-
-def _only(name: str, hint: Any) -> type[Any]:
-    """A dataclass of one field, to convert a value to its type."""
-    made = dataclasses.make_dataclass("One", [(name, hint)])
-    return made
 
 
 def _field(name: str, kind: Any, default: Any, help_text: str) -> tuple[str, Any, Any]:

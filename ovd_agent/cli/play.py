@@ -5,9 +5,8 @@ Environment and rollout options of a run's folder are those of the run, unless t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from rich.console import Console
 
@@ -15,7 +14,7 @@ from ovd_agent.cli.evaluate import describe_tasks
 from ovd_agent.cli.parse import parse
 from ovd_agent.cli.run_folder import options_of_run
 from ovd_agent.runs.assemble import assemble_play
-from ovd_agent.runs.config import LookUp, PlayConfig
+from ovd_agent.runs.config import PlayConfig
 from ovd_envs.episode import Task
 from ovd_envs.render import render_episode
 from ovd_envs.scenario import Scenario
@@ -26,8 +25,6 @@ YOU = "you"
 @dataclass(frozen=True)
 class Options(PlayConfig):
     """Play held-out tasks, with the teacher's score after every turn."""
-
-    PARTS: ClassVar[Mapping[str, LookUp]] = PlayConfig.PARTS
 
     student: str = YOU
     """"you" types the actions; else a student as in `ovd evaluate`."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ovd_agent.cli.parse import value_of
 from ovd_agent.learner.folders import BEST
 from ovd_agent.runs.config import CONFIG_FILE, read_config
 
@@ -24,14 +25,3 @@ def options_of_run(arguments: Sequence[str]) -> dict[str, Any]:
         return {}
     found = read_config(folder)
     return {name: found[name] for name in _KEPT if found.get(name) is not None}
-
-
-def value_of(arguments: Sequence[str], option: str) -> str | None:
-    """The last value of an option on a command line."""
-    found = None
-    for index, word in enumerate(arguments):
-        if word == option and index + 1 < len(arguments):
-            found = arguments[index + 1]
-        elif word.startswith(f"{option}="):
-            found = word.partition("=")[2]
-    return found

@@ -12,10 +12,10 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -25,7 +25,7 @@ from ovd_agent.cli.parse import parse
 from ovd_agent.learner.learner import Learner, LearnerConfig, Progress
 from ovd_agent.models import compute_dtype, load_model, quiet, student_path
 from ovd_agent.report.calibration import write_page
-from ovd_agent.runs.config import EnvironmentConfig, LookUp
+from ovd_agent.runs.config import EnvironmentConfig
 from ovd_agent.scorer import ModelScorer, scoring_rows
 from ovd_envs.calibration.calibrate import KindCalibration, calibrate, known_steps
 from ovd_envs.teachers import DEFAULT_TEACHER
@@ -35,8 +35,6 @@ from retrieval_index.files import write_atomically
 @dataclass(frozen=True)
 class Options(EnvironmentConfig):
     """Train a judge."""
-
-    PARTS: ClassVar[Mapping[str, LookUp]] = EnvironmentConfig.PARTS
 
     model: str = "smollm2"
     """The model to train: as `ovd train --student`."""

@@ -145,7 +145,7 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class _Nearest:
-    """Which of the expected log-probabilities an engine is nearest to, and by how much it is off."""
+    """Which of the expected log-probabilities an engine is nearest to, and how far off it is."""
 
     place: int
     difference: float

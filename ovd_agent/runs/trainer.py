@@ -32,12 +32,13 @@ from ovd_agent.rollouts.group import Group
 from ovd_agent.runs.assemble import assemble
 from ovd_agent.runs.config import TrainConfig
 from ovd_agent.runs.evaluate import evaluate
-from ovd_agent.runs.lock import locked
 from ovd_agent.runs.logs import RunLog, read_log
 from ovd_agent.runs.metrics import describe, peak_memory_mb
 from ovd_envs.episode import Task, write_episodes
-from retrieval_index.files import write_atomically
+from ovd_envs.errors import OptionError
+from retrieval_index.files import locked, write_atomically
 
+LOCK_FILE = ".lock"
 CUT_OFF = 0.2
 """Share of episodes outgrowing `max_length` from which on a run says so."""
 MAX_GAP = 0.25
@@ -76,7 +77,11 @@ class Trainer:
 
         Raises OptionError if another process trains in the run's folder.
         """
-        with locked(self.config.out):
+        out = self.config.out
+        held = OptionError(
+            f"another process is training in {out}: wait for it, or choose another --out"
+        )
+        with locked(out / LOCK_FILE, held):
             return self._run()
 
     def _run(self) -> dict[str, Any]:

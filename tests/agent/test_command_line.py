@@ -72,6 +72,7 @@ def test_every_option_of_the_language_model_teacher_is_reachable():
         "--teacher.total-seconds": "9",
         "--teacher.max-missing": "0.5",
         "--teacher.cache": "answers",
+        "--teacher.score-tokens": "5",
         "--teacher.action-tokens": "99",
         "--teacher.temperature": "0.1",
     }
@@ -87,6 +88,7 @@ def test_every_option_of_the_language_model_teacher_is_reachable():
         "total_seconds": 9.0,
         "max_missing": 0.5,
         "cache": "answers",
+        "score_tokens": 5,
         "action_tokens": 99,
         "temperature": 0.1,
     }
@@ -108,7 +110,7 @@ def test_a_search_engine_is_a_folder_or_an_address(search):
 def test_the_policy_is_a_part_too():
     record = parsed("--policy", "http://a:1, http://b:2").record()
     assert record["policy"] == {"name": "http", "urls": ["http://a:1", "http://b:2"]}
-    with pytest.raises(OptionError, match="policy url 'b'"):
+    with pytest.raises(OptionError, match="policy='b': expected http"):
         parsed("--policy", "http://a:1,b")
 
 

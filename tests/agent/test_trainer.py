@@ -31,11 +31,11 @@ from ovd_agent.runs import trainer as trainer_module
 from ovd_agent.runs.assemble import assemble
 from ovd_agent.runs.config import RolloutConfig, TrainConfig
 from ovd_agent.runs.evaluate import summarise
-from ovd_agent.runs.lock import locked
 from ovd_agent.runs.logs import read_log
 from ovd_agent.runs.trainer import Trainer
 from ovd_envs.episode import Task, VerbalScore
 from ovd_envs.errors import OptionError
+from retrieval_index.files import locked
 
 REPOSITORY = Path(__file__).parents[2]
 INCIDENTAL = ("seconds", "tokens_per_second", "peak_memory_mb")
@@ -442,7 +442,10 @@ def test_a_reference_may_be_another_model_with_the_same_tokenizer(folder):
 
 def test_two_processes_do_not_train_in_one_folder(folder):
     config = small(folder, "run")
-    with locked(config.out), pytest.raises(OptionError, match="another process is training in"):
+    with (
+        locked(config.out / ".lock", OptionError("held")),
+        pytest.raises(OptionError, match="another process is training in"),
+    ):
         Trainer(config).run()
     Trainer(config).run()  # it lets go
 
