@@ -33,7 +33,7 @@ from torch import nn
 from ovd_agent.algorithms.rows import policy_row
 from ovd_agent.learner.batches import micro_batches
 from ovd_agent.learner.learner import Learner, LearnerConfig
-from ovd_agent.learner.rows import TrainingRow, denominator
+from ovd_agent.learner.rows import TrainingRow, divisors
 from ovd_agent.losses import loss_components
 from ovd_agent.models import compute_dtype, load_model, student_path
 from ovd_agent.policies.torch_policy import TorchPolicy
@@ -118,7 +118,7 @@ def padded_step(
 def padded_backward(model: Any, rows: Sequence[TrainingRow], rows_at_once: int) -> None:
     """The clipped policy gradient of the rows, as one writes it first."""
     model.zero_grad(set_to_none=True)
-    divisor = denominator(rows, LOSSES, "tokens")
+    divisor = divisors(rows, LOSSES, "tokens")[0]
     for start in range(0, len(rows), rows_at_once):
         batch = rows[start : start + rows_at_once]
         longest = max(len(row.ids) for row in batch)
@@ -146,7 +146,7 @@ def fewer_products(rows: Sequence[TrainingRow], options: Options) -> float:
     head = cast(nn.Linear, model.get_output_embeddings())
     linear = (module for module in model.modules() if isinstance(module, nn.Linear))
     trunk = sum(module.weight.numel() for module in linear if module is not head)
-    batches = list(micro_batches(rows, LOSSES, 1.0, options.token_budget))
+    batches = list(micro_batches(rows, LOSSES, [1.0] * len(rows), options.token_budget))
     read = sum(len(batch.prefix) + batch.input_ids.numel() for batch in batches)
     predicted = sum(len(batch.targets) for batch in batches)
     lengths = [len(row.ids) for row in rows]

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from ovd_agent import Rollout, TrainingRow, Trajectory, load_model
 from ovd_agent.learner.batches import micro_batches
 from ovd_agent.learner.logprobs import token_logprobs
-from ovd_agent.learner.rows import AUTHORS, denominator
+from ovd_agent.learner.rows import AUTHORS, divisors
 from ovd_agent.losses import loss_components
 from ovd_agent.losses.base import Tokens
 from ovd_agent.policies.torch_policy import TorchPolicy
@@ -150,7 +150,7 @@ def step(
     """One optimiser step: the loss is divided once, by all weighted tokens of the step."""
     losses = loss_components()
     model.zero_grad(set_to_none=True)
-    for batch in micro_batches(rows, losses, denominator(rows, losses, "tokens"), 2048):
+    for batch in micro_batches(rows, losses, divisors(rows, losses, "tokens"), 2048):
         logprobs = token_logprobs(model, batch).logprobs
         tokens = Tokens(logprobs, batch.streams)
         active = [each for each in losses if batch.streams[each.weight].any()]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from retrieval_index.documents import Document
+from retrieval_index.files import write_atomically
 
 ActionKind = Literal["search", "answer", "think", "invalid"]
 EndReason = Literal["answered", "turn_limit", "invalid_limit", "length_limit", "infrastructure"]
@@ -215,13 +216,10 @@ def _turn_from(data: dict[str, Any]) -> Turn:
 
 
 def write_episodes(path: str | Path, episodes: Iterable[Episode]) -> None:
-    """Write JSON Lines atomically (a temporary file, then a rename)."""
+    """Write JSON Lines atomically."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(target.name + ".tmp")
-    with temporary.open("w", encoding="ascii") as file:
-        file.writelines(episode.to_json() + "\n" for episode in episodes)
-    temporary.replace(target)
+    write_atomically(target, "".join(episode.to_json() + "\n" for episode in episodes))
 
 
 def read_episodes(path: str | Path) -> Iterator[Episode]:

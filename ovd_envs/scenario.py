@@ -7,6 +7,7 @@ engine uses the same object: one code path, and it is the batched one.
 from __future__ import annotations
 
 import copy
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -41,6 +42,18 @@ class Grade:
     source: str = "text"
 
 
+@dataclass(slots=True)
+class Costs:
+    """What judges and demonstrators did in a scenario, and in what time."""
+
+    scores: int = 0
+    missing_scores: int = 0
+    judging_seconds: float = 0.0
+    actions: int = 0
+    """Of demonstrators."""
+    acting_seconds: float = 0.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """The options that all environments share; each environment adds its own in a subclass.
@@ -57,8 +70,8 @@ class Options:
     teacher: Any = DEFAULT_TEACHER
     """Who scores each step: a name, module:Class, or an object; None for no scores."""
     reward: RewardMode = "outcome"
-    """"outcome" pays the grade on the last step, "verbal" pays level/(levels-1) on every step,
-    "mixed" pays outcome + verbal/max_turns."""
+    """What the last step pays: "outcome" the grade, "verbal" the mean score of all steps as a share
+    of the best one, and nothing without an answer, "mixed" the sum of both. Earlier steps pay 0."""
     outcome: Outcome = "exact_match"
     """Which grade the outcome pays."""
     max_turns: int = 3
@@ -110,6 +123,7 @@ class Scenario(ABC):
             raise OptionError(f"reward={options.reward!r} needs a teacher: expected one, not None")
         self.options = options
         self.teacher = teacher
+        self.costs = Costs()
 
     def __deepcopy__(self, memo: object) -> Scenario:
         """Itself: options do not change, and an index or a teacher is not to be copied."""
@@ -169,7 +183,7 @@ class Scenario(ABC):
         faults |= self._score(episodes, turns, faults)
         for place, episode in enumerate(episodes):
             if place not in faults:
-                turns[place].reward = self._reward(episode, turns[place])
+                turns[place].reward = self._reward(episode)
         if faults:
             self._settle(episodes, turns, faults)
         return turns
@@ -194,19 +208,59 @@ class Scenario(ABC):
     def play_on(self, episodes: Sequence[Episode], actor: Demonstrator) -> None:
         """Let `actor` play all running episodes to their end, together."""
         while running := [episode for episode in episodes if not episode.done]:
-            self.advance(running, actor.act(running))
+            start = time.perf_counter()
+            actions = actor.act(running)
+            self.costs.actions += len(actions)
+            self.costs.acting_seconds += time.perf_counter() - start
+            self.advance(running, actions)
 
     def demonstrate(
-        self, tasks: Sequence[Task], seeds: Sequence[int] | None = None
+        self,
+        tasks: Sequence[Task],
+        seeds: Sequence[int] | None = None,
+        demonstrator: Demonstrator | None = None,
+        *,
+        scored: bool = True,
     ) -> list[Episode]:
-        """The teacher's own play of the tasks, in this very scenario."""
-        if not isinstance(self.teacher, Demonstrator):
+        """A demonstrator's play of the tasks in this very scenario, by default its teacher's.
+
+        Unless it is `scored`, the teacher judges no step and the episodes pay the outcome.
+        """
+        actor = demonstrator or self.teacher
+        if not isinstance(actor, Demonstrator):
             raise OptionError(
                 "a demonstration needs a teacher with a method act(episodes): pass such a teacher"
             )
         episodes = self.begin(tasks, seeds)
-        self.play_on(episodes, self.teacher)
+        scenario = self if scored else self.unscored()
+        scenario.play_on(episodes, actor)
         return episodes
+
+    def judge(self, episodes: Sequence[Episode]) -> None:
+        """Let the teacher score the steps of finished episodes anew, and pay them by this
+        scenario's reward. Raises TeacherUnavailable."""
+        requests = [
+            ScoreRequest(episode, index, self.options.score_levels)
+            for episode in episodes
+            for index in range(len(episode.turns))
+        ]
+        if self.teacher is None:
+            raise OptionError("scores of a demonstration need a teacher: pass one")
+        try:
+            scores = self._asked(self.teacher, requests) if requests else []
+        except Exception as error:
+            raise TeacherUnavailable(f"the teacher failed to score: {error}") from error
+        for request, score in zip(requests, scores, strict=True):
+            request.turn.score = score
+        self.pay(episodes)
+
+    def pay(self, episodes: Sequence[Episode]) -> None:
+        """Set the rewards of finished episodes anew by this scenario's reward."""
+        for episode in episodes:
+            for turn in episode.turns:
+                turn.reward = 0.0
+            if episode.turns:
+                episode.turns[-1].reward = self._reward(episode)
 
     def replay(self, episode: Episode) -> Episode:
         """Play the actions of a stored episode again, from its task and seed."""
@@ -260,7 +314,11 @@ class Scenario(ABC):
         return found
 
     def _asked(self, teacher: Judge, requests: Sequence[ScoreRequest]) -> list[VerbalScore]:
+        start = time.perf_counter()
         scores = teacher.score(requests)
+        self.costs.scores += len(requests)
+        self.costs.missing_scores += sum(score.level is None for score in scores)
+        self.costs.judging_seconds += time.perf_counter() - start
         if len(scores) != len(requests):
             raise ValueError(f"{len(scores)} scores came for {len(requests)} steps")
         for score in scores:
@@ -269,14 +327,17 @@ class Scenario(ABC):
                 raise ValueError(f"score {score.level} from {score.source!r}: {levels}")
         return scores
 
-    def _reward(self, episode: Episode, turn: Turn) -> float:
+    def _reward(self, episode: Episode) -> float:
+        """What the step pays that was just made."""
         options = self.options
         grade = episode.f1 if options.outcome == "f1" else episode.exact_match
         outcome = (grade or 0.0) if episode.done else 0.0
-        if options.reward == "outcome" or turn.score is None or turn.score.level is None:
+        if options.reward == "outcome":
             return outcome
-        verbal = turn.score.level / (options.score_levels - 1)
-        return verbal if options.reward == "verbal" else outcome + verbal / options.max_turns
+        # A step that is paid when it is made would make stalling pay.
+        levels = episode.levels if episode.end_reason == "answered" else []
+        verbal = sum(levels) / max(1, len(levels)) / (options.score_levels - 1)
+        return verbal if options.reward == "verbal" else outcome + verbal
 
     def _settle(
         self,

@@ -19,9 +19,9 @@ def group_advantages(
 ) -> list[float]:
     """GRPO's (r - mean) / (std + 1e-4), with the statistics of `baseline` if it is given.
 
-    Without the division it is Dr.GRPO's (arXiv 2503.20783). A group with equal rewards has
-    advantage 0 everywhere (DeepSeekMath, arXiv 2402.03300). With an empty baseline the advantages
-    are the rewards.
+    The standard deviation is the sample's, with n-1, as in TRL and verl. Without the division it is
+    Dr.GRPO's (arXiv 2503.20783). A group with equal rewards has advantage 0 everywhere
+    (DeepSeekMath, arXiv 2402.03300). With an empty baseline the advantages are the rewards.
     """
     if not rewards:
         return []
@@ -29,18 +29,21 @@ def group_advantages(
         return list(rewards)
     reference = np.asarray(rewards if baseline is None else baseline, dtype=np.float64)
     centred = np.asarray(rewards, dtype=np.float64) - reference.mean()
-    return (centred / (reference.std() + EPSILON) if divide_by_std else centred).tolist()
+    if divide_by_std:
+        spread = reference.std(ddof=1) if len(reference) > 1 else 0.0
+        centred = centred / (spread + EPSILON)
+    return centred.tolist()
 
 
 def score_to_go(trajectory: Trajectory, score_levels: int) -> list[float]:
     """For each turn the mean verbal score from there on, scaled to [0, 1]; turns without a score
-    count as the mean of the others."""
+    count as the mean of the others. All are 0 where the episode has no answer."""
     scores = [
         turn.score.expected if turn.score and turn.score.expected is not None else np.nan
         for turn in trajectory.episode.turns
     ]
     known = np.asarray(scores, dtype=np.float64) / (score_levels - 1)
-    if np.isnan(known).all():
+    if np.isnan(known).all() or trajectory.episode.answer is None:
         return [0.0] * len(scores)
     known = np.where(np.isnan(known), np.nanmean(known), known)
     counts = np.arange(len(known), 0, -1)

@@ -21,10 +21,14 @@ class Needs:
 
     `samples`: trajectories that the student plays of each task. `references`: frozen models by
     name, and what they measure of the rows; "start" is the student as the run began.
+    `demonstration_scores`: whether the steps of demonstrations are scored, `demonstration_rewards`
+    whether that is needed where the environment's reward is made of scores.
     """
 
     samples: int = 0
     references: Mapping[str, Wants] = field(default_factory=dict[str, Wants])
+    demonstration_scores: bool = False
+    demonstration_rewards: bool = False
 
 
 @dataclass(slots=True)

@@ -1,7 +1,9 @@
 """GRPO: group-normalised advantages, clipped policy gradient (arXiv 2402.03300).
 
-Without `divide_by_std` it is Dr.GRPO (arXiv 2503.20783), up to the denominator of the loss. What
-is not done: resampling of groups with equal rewards (DAPO), a length-normalised ratio (GSPO).
+The paper divides the loss of each sample by its length: `learner.loss_per = "row_means"`. The
+default, all tokens of an optimiser step, is DAPO's (arXiv 2503.14476). Without `divide_by_std` the
+advantages are those of Dr.GRPO (arXiv 2503.20783). What is not done: resampling of groups with
+equal rewards (DAPO), a length-normalised ratio (GSPO).
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ class GRPO:
     samples: int = 4
     """Student trajectories a task: a group."""
     divide_by_std: bool = True
-    """Divide advantages by the group's standard deviation."""
+    """Divide advantages by the group's standard deviation (with n-1)."""
     policy: PolicyTerm = field(default_factory=PolicyTerm)
 
     def __post_init__(self) -> None:
@@ -42,10 +44,10 @@ class GRPO:
 
     def rows(self, group: Group, context: Context) -> list[TrainingRow]:
         advantages = group_advantages(
-            [sample.reward for sample in group.samples], divide_by_std=self.divide_by_std
+            [sample.reward for sample in group.played], divide_by_std=self.divide_by_std
         )
         weight, kl = self.policy.weight, self.policy.kl
         return [
             policy_row(sample, [advantage] * len(sample.episode.turns), weight=weight, kl=kl)
-            for sample, advantage in zip(group.samples, advantages, strict=True)
+            for sample, advantage in zip(group.played, advantages, strict=True)
         ]

@@ -1,9 +1,14 @@
 """On-policy Verbal Distillation: verbal rejection sampling, then GRPO on the mixture.
 
-arXiv 2601.21968. With S(y) the trajectory's verbal score,
-    p_train(y) = α · π_student(y) · 1[S(y) >= θ] + (1 - α) · π_teacher(y):
-a sample that scores below the threshold θ is replaced by a demonstration of the same task, and
-α, the accepted share, rises by itself as the student improves.
+arXiv 2601.21968. S(y) is the verbal score of a trajectory y. The student samples y; where
+S(y) < θ, y is replaced by a demonstration of the same task. So the data of a task are drawn from
+    π_student(y) · 1[S(y) >= θ] + (1 - α) · π_teacher(y),   α = P(S(y) >= θ),
+in which α, the accepted share, rises by itself as the student improves. (The paper writes α in
+front of the first term, too, which is then no distribution.) With cross-entropy on demonstrations,
+no baseline, `loss_per = "rows"` and one optimiser step an update, the expected gradient is
+    E_student[1[S >= θ] · reward · ∇log π(y)] + (1 - α) · E_teacher[∇log π(y)]
+exactly (tests/agent/test_expectation.py). It is not the gradient of the mixture's expected reward,
+in which α would be differentiated, too.
 
 The paper's reward is the outcome, and the score only filters (`reward="outcome"`). Taken
 literally, with a perfect teacher, normalising over the replaced group gives no gradient at all;
@@ -44,12 +49,20 @@ class Advantage:
     reward: Literal["outcome", "score"] = "outcome"
     """What the policy gradient maximises: the environment's reward (the paper), or S(y)."""
     credit: Literal["trajectory", "step"] = "trajectory"
-    """One advantage for all tokens, or one for each turn: its mean score to go."""
+    """One advantage for all tokens, or one for each turn: its mean score to go less that of all
+    turns of the baseline. "step" needs reward="score"."""
     baseline: Literal["student", "mixture", "none"] = "none"
     """Whose mean reward is subtracted: that of all samples of the student, of what is trained on,
     or none. Without one, accepted samples count in full even where all of a group are accepted."""
     divide_by_std: bool = False
-    """Divide advantages by the group's standard deviation, as GRPO does."""
+    """Divide advantages by the group's standard deviation (with n-1), as GRPO does."""
+
+    def __post_init__(self) -> None:
+        if self.credit == "step" and self.reward != "score":
+            raise OptionError(
+                'credit="step" is a credit of scores: set advantage.reward to "score", or'
+                ' advantage.credit to "trajectory"'
+            )
 
 
 @dataclass(frozen=True)
@@ -85,7 +98,13 @@ class OVD:
 
     @property
     def needs(self) -> Needs:
-        return Needs(self.samples, self.policy.references())
+        shown = self.advantage.baseline == "mixture" or self.demonstration_loss == "ratio_one"
+        return Needs(
+            self.samples,
+            self.policy.references(),
+            demonstration_rewards=shown,
+            demonstration_scores=shown and self.advantage.reward == "score",
+        )
 
     @property
     def losses(self) -> Sequence[LossComponent]:
@@ -99,10 +118,13 @@ class OVD:
             )
 
     def score(self, trajectory: Trajectory) -> float | None:
-        """S(y), or None if the teacher gave no score for any step."""
+        """S(y); 0 where the episode has no answer, None if a service ended it or no step has a
+        score."""
         scores = trajectory.episode.expected_scores
-        if not scores:
+        if not scores or trajectory.episode.end_reason == "infrastructure":
             return None
+        if trajectory.episode.answer is None:
+            return 0.0  # good steps that lead nowhere are not to be imitated
         match self.aggregate:
             case "mean":
                 return sum(scores) / len(scores)
@@ -128,22 +150,18 @@ class OVD:
         return int(any(score is not None and score < self.threshold for score in scores))
 
     def rows(self, group: Group, context: Context) -> list[TrainingRow]:
-        chosen, levels = self.advantage, context.score_levels
-        mixed = reject_and_replace(group, [self.score(s) for s in group.samples], self.threshold)
-        scored = [s for s in group.samples if self.score(s) is not None]
+        chosen = self.advantage
+        scores = [self.score(sample) for sample in group.played]
+        mixed = reject_and_replace(group, scores, self.threshold)
+        scored = [s for s, score in zip(group.played, scores, strict=True) if score is not None]
         played = mixed.kept + (mixed.unreplaced if self.unreplaced == "keep" else [])
         mixture = [*played, *mixed.replacements]
         judged = {"student": scored, "mixture": mixture, "none": []}[chosen.baseline]
-        baseline = [self._reward(each, levels) for each in judged]
-        advantages = group_advantages(
-            [self._reward(each, levels) for each in mixture],
-            baseline,
-            divide_by_std=chosen.divide_by_std,
-        )
+        advantages = self._advantages(mixture, judged, context.score_levels)
         rows = [
             policy_row(
                 sample,
-                self._turn_advantages(sample, advantage, baseline, levels),
+                advantage,
                 weight=self.policy.weight,
                 kl=self.policy.kl,
             )
@@ -152,7 +170,7 @@ class OVD:
         for row in rows[len(mixed.kept) :]:
             row.kind = "rejected"
         taught = zip(mixed.replacements, advantages[len(played) :], strict=True)
-        return rows + merged([self._taught(shown, advantage) for shown, advantage in taught])
+        return rows + merged([self._taught(shown, each[0]) for shown, each in taught])
 
     def advice(self, metrics: Mapping[str, Any], score_levels: int) -> str | None:
         """Where θ turns most correct samples down, though it was not meant to reject all."""
@@ -166,18 +184,32 @@ class OVD:
             " algorithm.threshold by what `ovd calibrate` prints, or algorithm.accept_at_most"
         )
 
-    def _reward(self, trajectory: Trajectory, score_levels: int) -> float:
-        if self.advantage.reward == "outcome":
-            return trajectory.reward
-        return (self.score(trajectory) or 0.0) / (score_levels - 1)
+    def _advantages(
+        self, mixture: Sequence[Trajectory], judged: Sequence[Trajectory], score_levels: int
+    ) -> list[list[float]]:
+        """Of each trajectory, for each of its turns; `judged` are those of the baseline."""
+        returns = [self._returns(each, score_levels) for each in mixture]
+        found = group_advantages(
+            [value for each in returns for value in each],
+            [value for each in judged for value in self._returns(each, score_levels)],
+            divide_by_std=self.advantage.divide_by_std,
+        )
+        values = iter(found)
+        by_trajectory = [[next(values) for _ in each] for each in returns]
+        if self.advantage.credit == "step":
+            return by_trajectory
+        return [
+            each * len(trajectory.episode.turns)
+            for each, trajectory in zip(by_trajectory, mixture, strict=True)
+        ]
 
-    def _turn_advantages(
-        self, sample: Trajectory, advantage: float, baseline: Sequence[float], score_levels: int
-    ) -> list[float]:
-        if self.advantage.credit == "trajectory":
-            return [advantage] * len(sample.episode.turns)
-        to_go = score_to_go(sample, score_levels)
-        return group_advantages(to_go, baseline, divide_by_std=self.advantage.divide_by_std)
+    def _returns(self, trajectory: Trajectory, score_levels: int) -> list[float]:
+        """What the policy gradient maximises: one figure, or with step credit one for each turn."""
+        if self.advantage.reward == "outcome":
+            return [trajectory.reward]
+        if self.advantage.credit == "step":
+            return score_to_go(trajectory, score_levels)
+        return [(self.score(trajectory) or 0.0) / (score_levels - 1)]
 
     def _taught(self, shown: Trajectory, advantage: float) -> TrainingRow:
         match self.demonstration_loss:

@@ -44,7 +44,7 @@ class MicroBatch:
 def micro_batches(
     rows: Sequence[TrainingRow],
     losses: Sequence[LossComponent],
-    denominator: float,
+    divisors: Sequence[float],
     token_budget: int,
     device: torch.device | str = "cpu",
     *,
@@ -52,13 +52,15 @@ def micro_batches(
 ) -> Iterator[MicroBatch]:
     """Group rows of like length so that b * longest stays within `token_budget`.
 
+    The weights of each row are divided by its divisor.
+
     Rows without a gradient are left out; a row longer than the budget goes alone. The order does
     not depend on that of `rows`, longest first, so that a step too big for memory fails at once.
     """
     masks = [row.trained(losses) for row in rows]
     found = {
-        index: _Trained(index, row, np.flatnonzero(mask))
-        for index, (row, mask) in enumerate(zip(rows, masks, strict=True))
+        index: _Trained(index, row, np.flatnonzero(mask), row.copies / divisor)
+        for index, (row, mask, divisor) in enumerate(zip(rows, masks, divisors, strict=True))
         if mask.any()
     }
     order = sorted(found.values(), key=lambda each: (-each.read, each.row.ids))
@@ -67,16 +69,17 @@ def micro_batches(
         count = max(1, (token_budget - shared) // max(1, order[0].read - shared))
         chosen, order = order[:count], order[count:]
         prefix = _shared(chosen) if share_prefix else 0
-        yield _collate(chosen, losses, prefix, denominator, device)
+        yield _collate(chosen, losses, prefix, device)
 
 
 @dataclass(frozen=True, slots=True)
 class _Trained:
-    """A row, and where its trained tokens are."""
+    """A row, where its trained tokens are, and what its weights are multiplied by."""
 
     index: int
     row: TrainingRow
     places: NDArray[np.int64]
+    scale: float
 
     @property
     def read(self) -> int:
@@ -103,7 +106,6 @@ def _collate(
     rows: Sequence[_Trained],
     losses: Sequence[LossComponent],
     prefix: int,
-    denominator: float,
     device: torch.device | str,
 ) -> MicroBatch:
     longest = rows[0].read - prefix
@@ -121,26 +123,22 @@ def _collate(
         attention_mask=torch.from_numpy(mask.astype(np.int64)).to(device),
         positions=torch.from_numpy(np.concatenate(positions)).to(device),
         targets=torch.from_numpy(np.concatenate(targets)).to(device),
-        streams=_streams(rows, losses, denominator, device),
+        streams=_streams(rows, losses, device),
         rows=tuple((each.index, len(each.places)) for each in rows),
     )
 
 
 def _streams(
-    rows: Sequence[_Trained],
-    losses: Sequence[LossComponent],
-    denominator: float,
-    device: torch.device | str,
+    rows: Sequence[_Trained], losses: Sequence[LossComponent], device: torch.device | str
 ) -> dict[str, Tensor]:
     """The streams of the trained tokens in float64, ids of candidates in int64. Weights are scaled:
-    copies multiplied, the denominator divided out. After this nobody averages anything."""
+    copies multiplied, the divisor divided out. After this nobody averages anything."""
     weights = {each.weight for each in losses}
     found: dict[str, Tensor] = {}
     for name in weights | {name for each in losses for name in each.streams}:
         parts = [_values(each, name) for each in rows]
         if name in weights:
-            scales = [each.row.copies / denominator for each in rows]
-            parts = [part * scale for part, scale in zip(parts, scales, strict=True)]
+            parts = [part * each.scale for part, each in zip(parts, rows, strict=True)]
         found[name] = torch.from_numpy(np.concatenate(parts)).to(device)
     for name in {each.candidates for each in losses if each.candidates}:
         widths = [each.row.streams[name].shape[1] for each in rows if name in each.row.streams]

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from ovd_agent.learner.batches import micro_batches
 from ovd_agent.learner.components import batch_losses
 from ovd_agent.learner.logprobs import LOGIT_BUDGET, check_head, vocabulary_size
-from ovd_agent.learner.rows import TrainingRow, denominator
+from ovd_agent.learner.rows import LossPer, TrainingRow, divisors
 from ovd_agent.losses import loss_components
 from ovd_agent.losses.base import LossComponent, StepTokens
 from ovd_envs.errors import OptionError
@@ -40,8 +40,9 @@ class LearnerConfig:
     """Of AdamW."""
     max_grad_norm: float = 1.0
     """The gradient of an optimiser step is clipped to this norm."""
-    loss_per: Literal["tokens", "rows"] = "tokens"
-    """The loss of an optimiser step is divided by its trained tokens, or by its rows."""
+    loss_per: LossPer = "tokens"
+    """What the loss of an optimiser step is divided by: "tokens", its trained tokens; "rows", its
+    rows; or "row_means", the rows and each row's own tokens, as in GRPO."""
     minibatches: int = 4
     """Optimiser steps an update; its rows, shuffled, are split among them."""
     token_budget: int = 2048
@@ -149,14 +150,13 @@ class Learner:
         """Fill the gradients of one optimiser step without taking it; return its metrics."""
         config = self.config
         self.model.zero_grad(set_to_none=True)
-        # One denominator for the whole step, so that micro-batches cannot change the loss.
-        divisor = denominator(rows, self.losses, config.loss_per)
         losses = torch.zeros(len(self.losses), dtype=torch.float64)
         size, entropy, step = 0, 0.0, StepTokens()
         batches = micro_batches(
             rows,
             self.losses,
-            divisor,
+            # Of the whole step, so that micro-batches cannot change the loss.
+            divisors(rows, self.losses, config.loss_per),
             config.token_budget,
             self.model.device,
             share_prefix=config.share_prefix and not config.gradient_checkpointing,

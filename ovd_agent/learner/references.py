@@ -53,7 +53,9 @@ class FrozenModel:
             marked.append(mark)
         device = self.model.device
         precision = torch.autocast(device.type, torch.bfloat16) if self.autocast else nullcontext()
-        for batch in micro_batches(marked, (CrossEntropy(),), 1.0, self.token_budget, device):
+        for batch in micro_batches(
+            marked, (CrossEntropy(),), [1.0] * len(marked), self.token_budget, device
+        ):
             with precision:
                 measured = token_logprobs(self.model, batch, self.temperature, self.logit_budget)
             found = measured.logprobs.double().cpu().numpy()

@@ -30,7 +30,7 @@ class TrainingRow:
     token out of it. Index t says something of the prediction *of* `ids[t]`; index 0 is never
     predicted. `authors` [n] says who wrote each id, as an index of AUTHORS: a row may begin with
     the student's tokens and go on with the teacher's. A row counts `copies` times, in the loss and
-    in the denominator, and is computed once. `group` and `version` say where it came from.
+    in the divisor, and is computed once. `group` and `version` say where it came from.
     """
 
     ids: list[int]
@@ -66,7 +66,7 @@ class TrainingRow:
         return self.streams[name] != 0
 
     def weighted(self, losses: Sequence[LossComponent]) -> NDArray[np.bool_]:
-        """Tokens that count in the denominator: those with a weight in any component."""
+        """Tokens that count in the divisor: those with a weight in any component."""
         return _any([self.has(each.weight) for each in losses], len(self.ids))
 
     def trained(self, losses: Sequence[LossComponent]) -> NDArray[np.bool_]:
@@ -123,17 +123,23 @@ class TrainingRow:
             )
 
 
-def denominator(
-    rows: Sequence[TrainingRow],
-    losses: Sequence[LossComponent],
-    per: Literal["tokens", "rows"],
-) -> float:
-    """What the loss of one optimiser step is divided by: its weighted tokens, or the rows that have
-    any, copies counted."""
+LossPer = Literal["tokens", "rows", "row_means"]
+
+
+def divisors(
+    rows: Sequence[TrainingRow], losses: Sequence[LossComponent], per: LossPer
+) -> list[float]:
+    """What the loss of each row is divided by in one optimiser step.
+
+    "tokens": the weighted tokens of the step (DAPO). "rows": its rows that have any. "row_means":
+    the row's own tokens times the rows, so that each row counts as its mean (GRPO's 1/|y|). A row
+    counts as often as it has copies.
+    """
     counts = [(row.copies, int(row.weighted(losses).sum())) for row in rows]
-    if per == "rows":
-        return float(max(1, sum(copies for copies, tokens in counts if tokens)))
-    return float(max(1, sum(copies * tokens for copies, tokens in counts)))
+    if per == "tokens":
+        return [float(max(1, sum(copies * tokens for copies, tokens in counts)))] * len(rows)
+    count = float(max(1, sum(copies for copies, tokens in counts if tokens)))
+    return [count * (max(1, tokens) if per == "row_means" else 1) for _, tokens in counts]
 
 
 def _any(masks: Sequence[NDArray[np.bool_]], size: int) -> NDArray[np.bool_]:

@@ -21,7 +21,7 @@ class Tokens:
 
     `logprobs` are those of the target ids under the model that is trained, with a gradient.
     `streams` are those of the rows in float64; the component's weight is already multiplied by the
-    copies of its row and divided by the step's denominator. `candidates` [n, K] are log-probs of
+    copies of its row and divided by the row's divisor. `candidates` [n, K] are log-probs of
     the ids in the component's stream `candidates`, and `distribution` [n, V] those of the whole
     vocabulary; each is None where the component does not read it.
     """
@@ -40,15 +40,15 @@ class Tokens:
 class LossComponent(ABC):
     """One term of the loss. A subclass is a frozen dataclass whose fields are its options.
 
-    A stream belongs to one component. The learner asks for the loss of a micro-batch only where
-    the component has a token in it, never averages, and back-propagates the sum of all components.
+    A weight stream belongs to one component. The learner asks for the loss of a micro-batch only
+    where the component has a token in it, never averages, and back-propagates the sum of all.
     """
 
     name: ClassVar[str]
     """Its loss is `{name}_loss` in the log."""
     weight: ClassVar[str]
     """The stream that weights its tokens, never negative: a token that has weight 0 in all
-    components does not count in the denominator."""
+    components does not count in the divisor."""
     streams: ClassVar[tuple[str, ...]] = ()
     """Other streams it reads."""
     required: ClassVar[tuple[str, ...]] = ()

@@ -53,8 +53,7 @@ class PolicyGradient(LossComponent):
 
     def loss(self, tokens: Tokens) -> Tensor:
         weight, behaviour = self._weighted(tokens)
-        logs = log_ratio(tokens.logprobs, behaviour)
-        ratio = (logs - (logs.detach() - math.log(self.max_ratio)).clamp_min(0)).exp()
+        ratio = truncated_ratio(tokens.logprobs, behaviour, self.max_ratio)
         clipped = ratio.clamp(1 - self.clip_low, 1 + self.clip_high)
         return -torch.minimum(ratio * weight, clipped * weight).sum()
 
@@ -90,6 +89,12 @@ class PolicyGradient(LossComponent):
         behaviour = torch.where(pg != 0, behaviour, torch.nan)
         dtype = tokens.logprobs.dtype
         return (pg * tokens.streams[ADVANTAGE]).to(dtype), behaviour.to(dtype)
+
+
+def truncated_ratio(logprobs: Tensor, behaviour: Tensor, most: float) -> Tensor:
+    """policy / behaviour, at most `most`, its gradient too."""
+    logs = log_ratio(logprobs, behaviour)
+    return (logs - (logs.detach() - math.log(most)).clamp_min(0)).exp()
 
 
 def log_ratio(logprobs: Tensor, behaviour: Tensor) -> Tensor:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +13,9 @@ from pathlib import Path
 from ovd_envs.episode import Episode, Task, read_episodes, write_episodes
 from ovd_envs.errors import OptionError
 from ovd_envs.scenario import Scenario
+from ovd_envs.teachers.base import Demonstrator
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -19,7 +25,7 @@ class DemonstrationConfig:
     attempts: int = 1
     """Tries a task; the best that passes is used. The first is the teacher's greedy play."""
     min_score: float = 0.0
-    """A demonstration's minimum mean score by the teacher."""
+    """A demonstration's minimum mean score by the run's teacher, in the pool, too."""
     pool: Path | None = None
     """A folder that keeps demonstrations for later runs."""
     live: bool = True
@@ -34,51 +40,99 @@ class DemonstrationConfig:
 
 @dataclass(slots=True)
 class Demonstrations:
-    """The teacher's play of tasks in a scenario; where it fails, there is no demonstration."""
+    """A demonstrator's play of tasks in a scenario, whose teacher scores it where scores are used.
+
+    By default the scenario's own teacher demonstrates.
+    """
 
     scenario: Scenario
     config: DemonstrationConfig = field(default_factory=DemonstrationConfig)
+    demonstrator: Demonstrator | None = None
 
-    def demonstrate(self, tasks: Sequence[Task]) -> list[Episode | None]:
-        """A passing episode for each task, or None. Equal tasks are played once."""
-        distinct = list({task.id: task for task in tasks}.values())
-        found = {task.id: self._pooled(task) for task in distinct}
-        if self.config.live:
-            found |= self._played([task for task in distinct if found[task.id] is None])
-        return [found[task.id] for task in tasks]
+    def demonstrate(
+        self, tasks: Sequence[Task], *, scored: bool = False, rewarded: bool = False
+    ) -> list[Episode | None]:
+        """A passing episode for each task, or None.
 
-    def _played(self, tasks: Sequence[Task]) -> dict[str, Episode | None]:
-        best: dict[str, Episode | None] = {task.id: None for task in tasks}
-        attempts = [(task, attempt) for task in tasks for attempt in range(self.config.attempts)]
-        episodes = self.scenario.demonstrate(
-            [task for task, _ in attempts], [attempt for _, attempt in attempts]
+        A task that is given several times gets as many different ones. Their steps are scored if
+        `scored`, or if they are `rewarded` and the scenario's reward is made of scores, or if the
+        configuration chooses by scores.
+        """
+        config = self.config
+        scored = scored or config.attempts > 1 or config.min_score > 0
+        scored = scored or (rewarded and self.scenario.options.reward != "outcome")
+        counts = Counter(task.id for task in tasks)
+        distinct = {task.id: task for task in tasks}
+        found = {name: self._pooled(task) for name, task in distinct.items()}
+        if scored:
+            self.scenario.judge([episode for each in found.values() for episode in each])
+        else:
+            self._forget_scores([episode for each in found.values() for episode in each])
+        found = {name: list(filter(self._passes, each)) for name, each in found.items()}
+        lacking = [task for name, task in distinct.items() if len(found[name]) < counts[name]]
+        if config.live and lacking:
+            self._add_played(found, lacking, counts, scored)
+        best = {name: iter(sorted(each, key=_rank)) for name, each in found.items()}
+        return [next(best[task.id], None) for task in tasks]
+
+    def _forget_scores(self, episodes: Sequence[Episode]) -> None:
+        """Those of a pool are another judge's."""
+        for episode in episodes:
+            for turn in episode.turns:
+                turn.score = None
+        self.scenario.unscored().pay(episodes)
+
+    def _add_played(
+        self,
+        found: dict[str, list[Episode]],
+        tasks: Sequence[Task],
+        counts: Counter[str],
+        scored: bool,
+    ) -> None:
+        """Play the tasks, and keep what passes and is new."""
+        tries = [(t, seed) for t in tasks for seed in range(self.config.attempts * counts[t.id])]
+        played = self.scenario.demonstrate(
+            [task for task, _ in tries],
+            [seed for _, seed in tries],
+            self.demonstrator,
+            scored=scored,
         )
-        for episode in filter(self._passes, episodes):
-            before = best[episode.task.id]
-            if before is None or _score(episode) > _score(before):
-                best[episode.task.id] = episode
+        for episode in sorted(filter(self._passes, played), key=_rank):
+            mine = found[episode.task.id]
+            if all(_actions(episode) != _actions(each) for each in mine):
+                mine.append(episode)
         if self.config.pool is not None:
-            for episode in filter(None, best.values()):
-                write_episodes(self._place(self.config.pool, episode.task), [episode])
-        return best
+            for task in tasks:
+                if found[task.id]:
+                    write_episodes(self._place(self.config.pool, task), found[task.id])
 
-    def _pooled(self, task: Task) -> Episode | None:
-        """What the pool holds for this very task, in this scenario's words, if it passes."""
+    def _pooled(self, task: Task) -> list[Episode]:
+        """What the pool holds for this very task, in this scenario's words."""
         if self.config.pool is None:
-            return None
+            return []
         place = self._place(self.config.pool, task)
-        episode = next(read_episodes(place), None) if place.exists() else None
-        fits = episode is not None and (episode.task, episode.prompt) == (
-            task,
-            self.scenario.prompt(task),
-        )
-        return episode if episode is not None and fits and self._passes(episode) else None
+        try:
+            episodes = list(read_episodes(place)) if place.exists() else []
+        except ValueError as error:
+            log.warning("%s; it counts as empty", error)
+            return []
+        asked = task, self.scenario.prompt(task)
+        return [episode for episode in episodes if (episode.task, episode.prompt) == asked]
 
     def _place(self, pool: Path, task: Task) -> Path:
-        return pool / f"{hashlib.sha256(task.id.encode()).hexdigest()[:24]}.jsonl"
+        name = json.dumps([task.id, self.scenario.prompt(task)])
+        return pool / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.jsonl"
 
     def _passes(self, episode: Episode) -> bool:
         return episode.exact_match == 1 and _score(episode) >= self.config.min_score
+
+
+def _rank(episode: Episode) -> float:
+    return -_score(episode)
+
+
+def _actions(episode: Episode) -> list[str]:
+    return [turn.action for turn in episode.turns]
 
 
 def _score(episode: Episode) -> float:

@@ -23,6 +23,11 @@ class Group:
     samples: list[Trajectory]
     demonstrations: list[Trajectory] = field(default_factory=list[Trajectory])
 
+    @property
+    def played(self) -> list[Trajectory]:
+        """The samples that no failed service ended."""
+        return [each for each in self.samples if each.episode.end_reason != "infrastructure"]
+
 
 @dataclass(frozen=True, slots=True)
 class MixedGroup:
@@ -46,7 +51,7 @@ def reject_and_replace(
 
     Args:
         group: its demonstrations are used in order, and again from the first when too few.
-        scores: S(y) of each sample, on the scale of the verbal scores.
+        scores: S(y) of each sample that was played, on the scale of the verbal scores.
         threshold: θ on that scale. 0 keeps all; any value above v-1 rejects all.
 
     Raises:
@@ -54,7 +59,7 @@ def reject_and_replace(
     """
     judged = [
         (sample, score)
-        for sample, score in zip(group.samples, scores, strict=True)
+        for sample, score in zip(group.played, scores, strict=True)
         if score is not None
     ]
     kept = [sample for sample, score in judged if score >= threshold]

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -28,9 +28,11 @@ from ovd_agent.policies.torch_policy import TorchPolicy
 from ovd_agent.rollouts.demonstrations import Demonstrations
 from ovd_agent.rollouts.rollout import Rollout
 from ovd_agent.runs.config import PlayConfig, TrainConfig
+from ovd_agent.runs.costs import TeacherCosts
 from ovd_envs.episode import Task
 from ovd_envs.errors import OptionError
 from ovd_envs.scenario import Scenario
+from ovd_envs.teachers.base import Demonstrator
 
 
 @dataclass(slots=True)
@@ -70,6 +72,13 @@ class Parts:
     def score_levels(self) -> int:
         return self.rollout.scenario.options.score_levels
 
+    def costs(self) -> TeacherCosts:
+        """Counters of everyone who judges or demonstrates."""
+        shown = self.demonstrations
+        scenarios = [self.rollout.scenario, self.evaluation.scenario, shown.scenario]
+        teachers = [each.teacher for each in scenarios]
+        return TeacherCosts(scenarios, [*teachers, shown.demonstrator])
+
     def publish(self) -> dict[str, float]:
         """Give the learner's weights to the policy; returns figures for the log."""
         return self.policy.publish(self.model, self.learner.steps)
@@ -101,9 +110,11 @@ def assemble(config: TrainConfig) -> Parts:
     rollout = _rollout(config, scenario, student, overlap=config.overlaps())
     rollout.check_prompts([*tasks, *held_out])
     played = scenario if config.scores_held_out() else scenario.unscored()
-    shown = scenario
+    judged, demonstrator = scenario, None
     if config.demonstrator is not None:
         shown = config.environment(teacher=config.demonstrator).build()[0]
+        demonstrator = cast("Demonstrator", shown.teacher)
+        judged = shown if scenario.teacher is None else scenario
     return Parts(
         tasks,
         held_out[: config.eval_count],
@@ -115,7 +126,7 @@ def assemble(config: TrainConfig) -> Parts:
         student.policy,
         rollout,
         replace(rollout, scenario=played),
-        Demonstrations(shown, config.demonstrations),
+        Demonstrations(judged, config.demonstrations, demonstrator),
         student.precision,
     )
 

@@ -20,8 +20,8 @@ def describe(
 
     `acceptance` is the share of the student's samples that are trained on, without those that were
     rejected; None where it did not play. `score_mean` is of expected scores, as S(y) is, and
-    `score_histogram` of levels. `ends` counts how its episodes ended, `demonstrations`
-    distinct ones, `score_calls` scored steps.
+    `score_histogram` of levels. `ends` counts how its episodes ended, `demonstrations` those that
+    came, and `demonstrated` names their tasks.
     """
     samples = [sample for group in groups for sample in group.samples]
     shown = [each for group in groups for each in group.demonstrations]
@@ -47,7 +47,7 @@ def describe(
         "student_tokens": sum(sample.written_tokens for sample in samples),
         "teacher_tokens": sum(each.written_tokens for each in shown),
         "demonstrations": len(shown),
-        "score_calls": len(turns),
+        "demonstrated": list(dict.fromkeys(each.episode.task.id for each in shown)),
     }
 
 

@@ -29,18 +29,19 @@ from ovd_agent.learner.learner import Progress
 from ovd_agent.learner.rows import TrainingRow
 from ovd_agent.policies.base import PolicyUnavailable
 from ovd_agent.rollouts.group import Group
+from ovd_agent.runs.alarms import Alarms
 from ovd_agent.runs.assemble import assemble
 from ovd_agent.runs.config import TrainConfig
+from ovd_agent.runs.costs import total
 from ovd_agent.runs.evaluate import evaluate
 from ovd_agent.runs.logs import RunLog, read_log
 from ovd_agent.runs.metrics import describe, peak_memory_mb
+from ovd_agent.runs.schedule import Schedule
 from ovd_envs.episode import Task, write_episodes
 from ovd_envs.errors import OptionError
 from retrieval_index.files import locked, write_atomically
 
 LOCK_FILE = ".lock"
-CUT_OFF = 0.2
-"""Share of episodes outgrowing `max_length` from which on a run says so."""
 MAX_GAP = 0.25
 """Nats a token, as for the first probe of an engine's weights (policies/publish.py)."""
 
@@ -67,8 +68,9 @@ class Trainer:
         self.algorithm = self.parts.algorithm
         self.update = 0
         self.seconds = 0.0
-        self._warned = False
-        """Whether the run has said that nothing was trained."""
+        self._alarms = Alarms(config.rollout.max_length, self.parts.score_levels)
+        self._schedule = Schedule(self.parts.tasks, config.tasks_per_update, config.seed)
+        self._costs = self.parts.costs()
         self._saved: int | None = None
         """The update of the latest checkpoint."""
 
@@ -110,20 +112,16 @@ class Trainer:
         return self._summarise()
 
     def _advice(self, metrics: Mapping[str, Any]) -> list[str]:
-        """What the figures of an update warn of, each kind of nothing trained once."""
-        found = [_cut_off(metrics["ends"], self.config.rollout.max_length)]
-        if not metrics["optimizer_steps"] and not self._warned:
-            self._warned = True
-            found.append(_untrained(metrics))
+        mine = None
         if isinstance(self.algorithm, Advises):
-            found.append(self.algorithm.advice(metrics, self.parts.score_levels))
-        return [advice for advice in found if advice]
+            mine = self.algorithm.advice(metrics, self.parts.score_levels)
+        return self._alarms.advice(metrics, mine)
 
     def step(self) -> dict[str, Any]:
         """One update; what it does depends only on the weights, the seed and the update number."""
         watch = Stopwatch()
         start = time.perf_counter()
-        tasks = self._draw()
+        tasks = self._schedule.tasks(self.update)
         with watch("rollout"):
             groups = self._play(tasks)
         algorithm, context = self.algorithm, self._context()
@@ -139,11 +137,15 @@ class Trainer:
             learned = self._learn(rows)
             published = self.parts.publish()
         self.update += 1
+        teacher, seconds = self._costs.taken()
+        watch.seconds |= seconds
         watch.seconds["total"] = time.perf_counter() - start
         return {
             **describe(groups, rows, self.parts.score_levels),
             **context.figures,
+            "tasks": [task.id for task in tasks],
             "demonstrations_failed": failed,
+            "teacher": teacher,
             **learned,
             **published,
             "tokens_per_second": learned["computed_tokens"] / watch.seconds["learn"],
@@ -161,11 +163,6 @@ class Trainer:
         learned = self.parts.learner.update(rows, self._seed_for("rows"), progress)
         _check_gap(learned.get("gap", 0.0))
         return learned
-
-    def _draw(self) -> list[Task]:
-        tasks = self.parts.tasks
-        count = min(self.config.tasks_per_update, len(tasks))
-        return random.Random(self._seed_for("tasks")).sample(list(tasks), count)
 
     def _play(self, tasks: Sequence[Task]) -> list[Group]:
         """The student plays each task as often as the algorithm wants; one sample's place in the
@@ -187,7 +184,12 @@ class Trainer:
             for group in groups
             for _ in range(demonstrations_wanted(algorithm, group.samples))
         ]
-        shown = self.parts.demonstrations.demonstrate([group.task for group in wanted])
+        needs = self.algorithm.needs
+        shown = self.parts.demonstrations.demonstrate(
+            [group.task for group in wanted],
+            scored=needs.demonstration_scores,
+            rewarded=needs.demonstration_rewards,
+        )
         failed = 0
         for group, episode in zip(wanted, shown, strict=True):
             trajectory = episode and self.parts.rollout.tokenized(episode)
@@ -212,6 +214,9 @@ class Trainer:
                 self.algorithm.load_state_dict(state["algorithm"])
         except FileNotFoundError:
             pass  # a new run, or one stopped before its first checkpoint
+        self._alarms.history += [
+            line for line in read_log(self.config.out / "log.jsonl") if line["update"] < self.update
+        ]
         # Also at the beginning: a server may still hold the weights of another run.
         self.parts.publish()
 
@@ -244,7 +249,10 @@ class Trainer:
         seconds = time.perf_counter() - start
         if self.update:
             self._keep_if_best(result["em"])
-        log.evaluation(self.update, {"split": "test", **result, "seconds": seconds})
+        teacher, _ = self._costs.taken()
+        log.evaluation(
+            self.update, {"split": "test", **result, "seconds": seconds, "teacher": teacher}
+        )
 
     def _keep_if_best(self, em: float) -> None:
         """Point `best` at these weights where no earlier evaluation since training began was as
@@ -261,8 +269,9 @@ class Trainer:
     def _summarise(self) -> dict[str, Any]:
         evaluations = read_log(self.config.out / "eval.jsonl")
         updates = read_log(self.config.out / "log.jsonl")
-        ledger = ("student_tokens", "teacher_tokens", "score_calls", "demonstrations")
+        ledger = ("student_tokens", "teacher_tokens", "demonstrations")
         ledger += ("trained_tokens", "computed_tokens", "optimizer_steps")
+        teacher = total([line["teacher"] for line in [*updates, *evaluations]])
         summary = {
             "env": self.config.environment().name,
             "algorithm": ALGORITHMS.choose(self.config.algorithm).name,
@@ -274,6 +283,11 @@ class Trainer:
             "after": evaluations[-1],
             "acceptance": [line.get("acceptance") for line in updates],
             **{name: sum(line[name] for line in updates) for name in ledger},
+            "distinct_tasks": _distinct(updates, "tasks"),
+            "distinct_demonstrations": _distinct(updates, "demonstrated"),
+            "score_calls": sum(line["teacher"]["scores"] for line in updates),
+            "teacher": teacher,
+            "stage_seconds": total([line["seconds"] for line in updates]),
             "updates": len(updates),
             "untrained_updates": sum(not line["optimizer_steps"] for line in updates),
             "seconds": self.seconds,
@@ -287,25 +301,9 @@ class Trainer:
         return summary
 
 
-def _cut_off(ends: Mapping[str, int], max_length: int) -> str | None:
-    """Advice where more than a fifth of the episodes did not fit."""
-    share = ends.get("length_limit", 0) / max(1, sum(ends.values()))
-    if share <= CUT_OFF:
-        return None
-    return (
-        f"{share:.0%} of the episodes outgrew rollout.max_length={max_length} tokens and were cut"
-        " off: raise it, or search for less (environment.top_k, shorter passages)"
-    )
-
-
-def _untrained(metrics: Mapping[str, Any]) -> str:
-    """Advice where no row of an update had a gradient."""
-    failed = metrics["demonstrations_failed"]
-    why = f"{failed} demonstrations failed" if failed else "no reward differed from its baseline"
-    return (
-        f"nothing was trained: no token had a gradient ({why}); begin with imitation"
-        " (--algorithm sft), easier tasks, or a teacher that demonstrates"
-    )
+def _distinct(updates: Sequence[Mapping[str, Any]], name: str) -> int:
+    """How many different tasks the updates name."""
+    return len({task for line in updates for task in line[name]})
 
 
 def _check_gap(gap: float) -> None:

@@ -18,11 +18,14 @@ from ovd_agent.losses import loss_components
 from ovd_agent.rollouts.group import DemonstrationError, Group, reject_and_replace
 from ovd_agent.rollouts.trajectory import Trajectory
 from ovd_envs.episode import Episode, Task, Turn, VerbalScore
+from ovd_envs.errors import OptionError
 
 TASK = Task("t", "q", ("a",))
 
 
-def trajectory(scores: list[int | None], reward: float, author="student", token=7) -> Trajectory:
+def trajectory(
+    scores: list[int | None], reward: float, author="student", token=7, answered=True
+) -> Trajectory:
     """A trajectory of two tokens a turn, with these step scores and this return."""
     turns = [
         Turn("x", "search", "x", score=VerbalScore(level, level, source="test")) for level in scores
@@ -30,6 +33,7 @@ def trajectory(scores: list[int | None], reward: float, author="student", token=
     for turn in turns:
         turn.reward = 0.0
     turns[-1].reward = reward
+    turns[-1].kind = "answer" if answered else "search"
     result = Trajectory(Episode(TASK, "p", turns=turns, terminated=True, exact_match=reward))
     result.append("prompt", [1, 2, 3], -1)
     for index in range(len(turns)):
@@ -59,7 +63,7 @@ def group(*samples: Trajectory, demonstrations: int = 0) -> Group:
 def test_group_advantages_equal_the_naive_loop():
     rewards = [1.0, 0.0, 0.5, 0.0]
     mean = sum(rewards) / 4
-    std = (sum((r - mean) ** 2 for r in rewards) / 4) ** 0.5
+    std = (sum((r - mean) ** 2 for r in rewards) / 3) ** 0.5  # n-1, as in TRL and verl
     expected = [(r - mean) / (std + 1e-4) for r in rewards]
     np.testing.assert_allclose(group_advantages(rewards), expected, rtol=1e-6)
 
@@ -246,8 +250,60 @@ def test_credit_by_step_is_the_mean_score_to_go_against_the_group():
         group(first, second), CONTEXT
     )
     found = [sorted(set(row.stream("advantage")[row.stream("pg") > 0].tolist())) for row in rows]
-    # The baseline is the mean of the two scores, 0.5 and 1.
-    assert found == [pytest.approx([-0.75, -0.25]), pytest.approx([0.25])]
+    # The baseline is the mean over all turns: 0.5, 0, 1, 1.
+    assert found == [pytest.approx([-0.625, -0.125]), pytest.approx([0.375])]
+
+
+@pytest.mark.parametrize("scores", [[[9, 9], [0, 9]], [[3], [4, 5, 6]], [[9, 0, 9], [2, 2, 2]]])
+def test_credit_by_step_is_on_one_scale(scores):
+    """Whatever the outcomes, the advantages of all turns of a group add up to nothing."""
+    for rewards in ((0.0, 0.0), (1.0, 1.0), (0.0, 1.0)):
+        samples = [trajectory(each, reward) for each, reward in zip(scores, rewards, strict=True)]
+        rows = make_ovd(samples=2, threshold=0, credit="step", reward="score").rows(
+            group(*samples), CONTEXT
+        )
+        # Two tokens a turn.
+        assert sum(row.stream("advantage").sum() for row in rows) == pytest.approx(0, abs=1e-6)
+    with pytest.raises(OptionError, match='credit="step" is a credit of scores'):
+        Advantage(credit="step")
+
+
+def test_without_an_answer_nothing_is_accepted_or_earned():
+    """9, 9, 3 has the mean 7 and is no answer; so it is replaced, whatever the aggregate."""
+    for scores in ([9, 9, 3], [9, 9, 9]):
+        stalled = trajectory(scores, 0.0, answered=False)
+        for aggregate in ("mean", "min", "last"):
+            algorithm = make_ovd(samples=1, aggregate=aggregate, baseline="none", reward="score")
+            assert algorithm.score(stalled) == 0.0
+            assert algorithm.demonstrations([stalled]) == 1
+            rows = algorithm.rows(group(stalled, demonstrations=1), CONTEXT)
+            assert [row.kind for row in rows] == ["demonstration"]
+        assert score_to_go(stalled, 10) == [0.0] * 3
+
+
+def test_what_a_service_ended_is_left_out():
+    """It has no reward, and says nothing of the student."""
+    broken = trajectory([9, None], 0.0)
+    broken.episode.turns[-1].reward = None
+    broken.episode.end_reason = "infrastructure"
+    good, bad = trajectory([9], 1.0), trajectory([9], 0.0)
+    for algorithm in (GRPO(samples=3), make_ovd(samples=3, threshold=5)):
+        whole = algorithm.rows(group(good, broken, bad), CONTEXT)
+        without = algorithm.rows(group(good, bad), CONTEXT)
+        for row, expected in zip(whole, without, strict=True):
+            np.testing.assert_array_equal(row.stream("advantage"), expected.stream("advantage"))
+    assert make_ovd().demonstrations([broken]) == 0
+
+
+def test_scores_of_demonstrations_are_asked_for_where_they_are_read():
+    def needs(**options):
+        found = make_ovd(**options).needs
+        return found.demonstration_scores, found.demonstration_rewards
+
+    assert needs() == needs(reward="score") == (False, False)
+    assert needs(baseline="mixture") == (False, True)
+    assert needs(demonstration_loss="ratio_one") == (False, True)
+    assert needs(baseline="mixture", reward="score") == (True, True)
 
 
 def test_each_rejected_sample_is_replaced_where_there_is_a_demonstration():
@@ -320,7 +376,7 @@ def test_division_by_the_standard_deviation_is_an_option():
     plain = GRPO(samples=3, divide_by_std=False).rows(group(*samples), CONTEXT)
     assert [row.stream("advantage").max() for row in plain[:2]] == pytest.approx([1 / 3] * 2)
     assert divided[0].stream("advantage").max() == pytest.approx(
-        (1 / 3) / np.std([1, 1, 0]), rel=1e-3
+        (1 / 3) / np.std([1, 1, 0], ddof=1), rel=1e-3
     )
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ovd_agent.learner.batches import SHORTEST_PREFIX, micro_batches
 from ovd_agent.learner.logprobs import token_logprobs
-from ovd_agent.learner.rows import TrainingRow, denominator
+from ovd_agent.learner.rows import TrainingRow, divisors
 from ovd_agent.losses import loss_components
 from tests.agent.tiny import VOCABULARY, tiny_model
 
@@ -28,7 +28,7 @@ def row_of(length: int, seed: int = 0, prefix: int = 0) -> TrainingRow:
 def test_every_trained_token_is_predicted_once_within_the_budget(lengths, budget, prefix):
     rows = [row_of(length, seed, prefix) for seed, length in enumerate(lengths)]
     found = []
-    for batch in micro_batches(rows, LOSSES, 2.0, budget):
+    for batch in micro_batches(rows, LOSSES, [2.0] * len(rows), budget):
         height, width = batch.input_ids.shape
         start = batch.prefix.tolist()
         assert height == 1 or height * width + len(start) <= budget
@@ -54,24 +54,26 @@ def test_padding_may_be_any_id_even_that_of_the_end_of_text():
     model = tiny_model().eval()
     rows = [row_of(length) for length in (5, 9, 14)]
     rows[0].ids[2] = rows[1].ids[-1] = 0
-    (batch,) = micro_batches(rows, LOSSES, 1.0, 1000)
+    (batch,) = micro_batches(rows, LOSSES, [1.0] * len(rows), 1000)
     together = token_logprobs(model, batch).logprobs
     alone = [
         token_logprobs(model, one).logprobs
         for row in rows[::-1]
-        for one in micro_batches([row], LOSSES, 1, 999)
+        for one in micro_batches([row], LOSSES, [1.0], 999)
     ]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-12, atol=0)
 
 
-def test_the_denominator_counts_weighted_tokens_or_rows_and_copies():
+def test_divisors_count_weighted_tokens_or_rows_and_copies():
     rows = [row_of(10, seed) for seed in range(3)]
     rows[1].copies = 4
     policy = TrainingRow.blank([1, 2, 3], "student")
     policy.stream("pg")[1:] = 1  # its advantage is 0: it has no gradient, and counts all the same
     counts = [int((row.stream("ce") != 0).sum()) for row in rows]
-    assert (
-        denominator([*rows, policy], LOSSES, "tokens") == counts[0] + 4 * counts[1] + counts[2] + 2
-    )
-    assert denominator([*rows, policy, TrainingRow.blank([1, 2], "student")], LOSSES, "rows") == 7
-    assert denominator([], LOSSES, "tokens") == 1
+    tokens = counts[0] + 4 * counts[1] + counts[2] + 2
+    assert divisors([*rows, policy], LOSSES, "tokens") == [tokens] * 4
+    idle = TrainingRow.blank([1, 2], "student")
+    assert divisors([*rows, policy, idle], LOSSES, "rows") == [7] * 5
+    means = divisors([*rows, policy, idle], LOSSES, "row_means")
+    assert means == [*(7 * count for count in counts), 14, 7]
+    assert divisors([], LOSSES, "tokens") == []

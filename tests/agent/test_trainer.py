@@ -99,8 +99,16 @@ def test_a_run_leaves_all_it_promises(folder):
     updates, evaluations = what_happened(out)
     assert [record["update"] for record in evaluations] == [0, 4]
     assert summary["em_after"] == evaluations[-1]["em"]
-    assert summary["score_calls"] == sum(record["score_calls"] for record in updates)
+    assert summary["score_calls"] == sum(line["teacher"]["scores"] for line in updates)
     assert summary["demonstrations"] == 4 * 3
+    tasks = Trainer(small(folder, "other")).parts.tasks
+    assert summary["distinct_tasks"] == min(4 * 3, len(tasks))
+    assert summary["distinct_demonstrations"] == summary["distinct_tasks"]
+    # The teacher judges the student's steps, and not its own.
+    for line in updates:
+        assert line["teacher"]["scores"] == sum(line["score_histogram"])
+        assert line["teacher"]["actions"] >= line["demonstrations"]
+    assert {"judging", "acting", "total"} <= summary["stage_seconds"].keys()
     assert summary["optimizer_steps"] > 0
     for name in ("config.json", "episodes_before.jsonl", "episodes_after.jsonl"):
         assert (out / name).stat().st_size > 0
@@ -120,7 +128,7 @@ def test_a_run_whose_episodes_do_not_fit_says_so(folder, capsys):
     updates, _ = what_happened(folder / "cut")
     assert all(record["ends"] == {"length_limit": 6} for record in updates)
     said = " ".join(capsys.readouterr().out.split())
-    assert f"update 4: 100% of the episodes outgrew rollout.max_length={longest + 20} tok" in said
+    assert f"update 1: 100% of the episodes outgrew rollout.max_length={longest + 20} tok" in said
 
 
 @pytest.mark.parametrize("spare", [0, -1])

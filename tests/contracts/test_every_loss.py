@@ -92,8 +92,8 @@ def assert_same(found, expected):
 
 def test_every_component_of_the_table_is_here():
     assert {each.name for each in ALL} == {*LOSSES.names(), *(toy.name for toy in TOYS)}
-    names = [name for each in ALL for name in (each.weight, *each.streams)]
-    assert len(names) == len(set(names)), "a stream belongs to one component"
+    names = [name for each in ALL for name in (each.weight, *each.required)]
+    assert len(names) == len(set(names)), "a weight belongs to one component"
 
 
 def test_memory_bounds_and_order_change_nothing(loss):

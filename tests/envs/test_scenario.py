@@ -119,7 +119,7 @@ def test_a_finished_episode_can_not_go_on(webqa: Make, tasks: list[Task]) -> Non
 @pytest.mark.parametrize(
     ("reward", "expected"),
     # The rule teacher's levels are the actions' lengths mod 10: 7 of 9, then 2 of 9.
-    [("outcome", [0.0, 1.0]), ("verbal", [7 / 9, 2 / 9]), ("mixed", [7 / 36, 1 + 2 / 36])],
+    [("outcome", [0.0, 1.0]), ("verbal", [0.0, 0.5]), ("mixed", [0.0, 1.5])],
 )
 def test_reward_modes(webqa: Make, tasks: list[Task], reward: str, expected: list[float]) -> None:
     actions = THINK, "<answer>the 0</answer>"
@@ -129,9 +129,18 @@ def test_reward_modes(webqa: Make, tasks: list[Task], reward: str, expected: lis
 
 
 def test_score_levels_scale_the_reward(webqa: Make, tasks: list[Task]) -> None:
-    episode = play(webqa(reward="verbal", score_levels=5), tasks[0], THINK)
+    episode = play(webqa(reward="verbal", score_levels=5), tasks[0], THINK, WRONG)
     assert episode.turns[0].score == VerbalScore(2, 2.25, "by length", "rule")
-    assert episode.turns[0].reward == pytest.approx(2 / 4)
+    assert episode.turns[0].reward == 0.0
+    assert episode.turns[1].reward == pytest.approx(sum(episode.levels) / 2 / 4)
+
+
+@pytest.mark.parametrize("reward", ["verbal", "mixed"])
+def test_without_an_answer_no_score_pays(webqa: Make, tasks: list[Task], reward: str) -> None:
+    episode = play(webqa(reward=reward, max_turns=3), tasks[0], THINK, THINK, THINK)
+    assert episode.truncated
+    assert episode.levels == [7, 7, 7]
+    assert [turn.reward for turn in episode.turns] == [0.0, 0.0, 0.0]
 
 
 def test_no_teacher_no_score(webqa: Make, tasks: list[Task]) -> None:

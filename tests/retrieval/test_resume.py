@@ -123,7 +123,7 @@ def test_another_corpus_encoder_or_option_is_refused_by_name(corpus, tmp_path):
 
 
 def hold(target, ready, leave):
-    with build_state.locked(Path(target)):
+    with build_state.building(Path(target)):
         ready.set()
         leave.wait(30)
 
