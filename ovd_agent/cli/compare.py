@@ -19,7 +19,11 @@ A plan names a baseline, seeds, what all arms have in common, and the arms, by t
 
 Each arm is trained with each seed by `ovd train`, which resumes; what is finished is read.
 An arm may start from another: `student = "{out}/sft-{seed}"`, where `{out}` is this folder.
-Writes results.csv, comparison.html and comparison.png.
+Writes record.json, results.csv, comparison.html and comparison.png.
+
+    ovd compare --show benchmarks/results/plenty.csv --baseline sft
+
+prints the table of a record again.
 """
 
 from __future__ import annotations
@@ -38,9 +42,10 @@ from rich.console import Console
 from rich.table import Table
 
 from ovd_agent.learner.checkpoint import OPTIMIZER_FILE
-from ovd_agent.report.comparison import write_csv, write_page
+from ovd_agent.report.comparison import write_page
 from ovd_agent.report.picture import write_picture
-from ovd_agent.runs.comparison import Difference, Run, difference, grades, read_arm
+from ovd_agent.runs.arms import read_arm, read_record, write_csv, write_record
+from ovd_agent.runs.comparison import Arms, Difference, Run, differences
 from ovd_envs.errors import OptionError
 
 
@@ -48,13 +53,15 @@ from ovd_envs.errors import OptionError
 class Options:
     """Train arms and compare."""
 
-    plan: Path
+    plan: Path | None = None
     """A TOML file."""
     out: Path = Path("runs/compare")
     only_read: bool = False
     """Train nothing: compare the runs that are finished."""
     baseline: str | None = None
     """The arm that the others are compared with, where it is not the plan's."""
+    show: Path | None = None
+    """Train nothing: print the table of this record.json or results.csv."""
 
 
 @dataclass(frozen=True)
@@ -67,22 +74,26 @@ class Plan:
 
 def main(arguments: Sequence[str]) -> int:
     options = tyro.cli(Options, args=list(arguments), description=__doc__)
+    if options.show is not None:
+        arms, baseline = read_record(options.show)
+        baseline = options.baseline or baseline or next(iter(arms))
+        show(arms, differences(arms, baseline), baseline)
+        return 0
+    if options.plan is None:
+        raise OptionError("nothing to compare: give --plan PLAN.toml, or --show RECORD")
     plan = read_plan(options.plan, options.baseline)
     for seed in plan.seeds:  # seed by seed, so that a comparison broken off is a paired one
         for arm in plan.arms:
             if not options.only_read:
                 train(plan, arm, seed, options.out / f"{arm}-{seed}")
     arms = finished(plan, options.out)
-    differences = {
-        name: difference(grades(runs), grades(arms[plan.baseline]))
-        for name, runs in arms.items()
-        if name != plan.baseline
-    }
+    found = differences(arms, plan.baseline)
+    write_record(options.out / "record.json", arms, plan.baseline, options.plan.stem)
     write_csv(options.out / "results.csv", arms)
     title = f"Comparison {options.plan.stem}"
-    write_page(options.out / "comparison.html", title, arms, differences, plan.baseline)
-    write_picture(options.out / "comparison.png", title, arms, differences, plan.baseline)
-    show(arms, differences, plan.baseline)
+    write_page(options.out / "comparison.html", title, arms, found, plan.baseline)
+    write_picture(options.out / "comparison.png", title, arms, found, plan.baseline)
+    show(arms, found, plan.baseline)
     print(f"report: {options.out / 'comparison.html'}")
     return 0
 
@@ -159,16 +170,31 @@ def finished(plan: Plan, out: Path) -> dict[str, list[Run]]:
     return {arm: [read_arm(out / f"{arm}-{seed}") for seed in seeds] for arm in plan.arms}
 
 
-def show(
-    arms: Mapping[str, list[Run]], differences: Mapping[str, Difference], baseline: str
-) -> None:
+def show(arms: Arms, found: Mapping[str, Difference], baseline: str) -> None:
+    """The tables of a comparison, on the terminal."""
+    console = Console()
     table = Table("arm", "EM, by seed", "mean", "collapsed", f"minus {baseline}", "verdict")
     for name, runs in arms.items():
         each = " ".join(f"{run.em:.2f}" for run in runs)
         mean = sum(run.em for run in runs) / len(runs)
         cells = [name, each, f"{mean:.3f}", f"{sum(run.collapsed for run in runs)} of {len(runs)}"]
-        if found := differences.get(name):
-            interval = f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
-            cells += [interval, found.verdict]
+        if other := found.get(name):
+            interval = f" ({other.low:+.3f} to {other.high:+.3f})" if other.seeds > 1 else ""
+            cells += [f"{other.mean:+.3f}{interval}", other.verdict]
         table.add_row(*cells)
-    Console().print(table)
+    console.print(table)
+    if all(run.grades for runs in arms.values() for run in runs):
+        console.print(_by_hops(arms, found, baseline))
+
+
+def _by_hops(arms: Arms, found: Mapping[str, Difference], baseline: str) -> Table:
+    hops = list(next(iter(arms.values()))[0].em_by_hops)
+    heads = [f"EM, {count} hop{'s' * (count != 1)}" for count in hops]
+    table = Table("arm", *heads, f"minus {baseline}, over questions")
+    for name, runs in arms.items():
+        means = [sum(run.em_by_hops[count] for run in runs) / len(runs) for count in hops]
+        cells = [name, *(f"{mean:.3f}" for mean in means)]
+        if (other := found.get(name)) and other.questions is not None:
+            cells.append("{:+.3f} to {:+.3f}".format(*other.questions))
+        table.add_row(*cells)
+    return table

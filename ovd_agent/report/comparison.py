@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element
@@ -22,23 +20,9 @@ from ovd_agent.report.charts import (
 )
 from ovd_agent.report.page import COLOURS, node
 from ovd_agent.report.page import write_page as write_html
-from ovd_agent.runs.comparison import LEDGER, LEVEL, TIE, Difference, Run, acceptance
-from retrieval_index.files import write_atomically
+from ovd_agent.runs.comparison import LEDGER, LEVEL, TIE, Arms, Difference, acceptance
 
-Arms = Mapping[str, Sequence[Run]]
 Differences = Mapping[str, Difference]
-
-
-def write_csv(path: Path, arms: Arms) -> None:
-    """A line for each run: arm, seed, exact match, whether it collapsed, and the ledger."""
-    lines = io.StringIO(newline="")
-    writer = csv.writer(lines)
-    writer.writerow(["arm", "seed", "em", "collapsed", *LEDGER])
-    for name, runs in arms.items():
-        for run in runs:
-            ledger = [f"{run.ledger[key]:g}" for key in LEDGER]
-            writer.writerow([name, run.seed, f"{run.em:.4f}", int(run.collapsed), *ledger])
-    write_atomically(path, lines.getvalue())
 
 
 def write_page(path: Path, title: str, arms: Arms, differences: Differences, baseline: str) -> None:
@@ -61,8 +45,9 @@ def write_page(path: Path, title: str, arms: Arms, differences: Differences, bas
 
 def _legend() -> str:
     return (
-        f"Intervals hold {LEVEL:.0%} of a bootstrap over seeds and questions. Arms tie only where"
-        f" the interval lies within ±{TIE}; where it does not, and holds zero, or where there are"
+        f"Intervals are {LEVEL:.0%} intervals of Student's t over the paired seeds, on these"
+        " questions; the last column is a bootstrap over the questions. Arms tie only where the"
+        f" interval lies within ±{TIE}; where it does not, and contains zero, or where there are"
         " fewer than three seeds, nothing is decided. A run collapsed if it ended below 0.05, or"
         " below half of its best evaluation."
     )
@@ -104,6 +89,7 @@ def _acceptance(arms: Arms) -> Element:
 
 def _differences(arms: Arms, differences: Differences, baseline: str) -> Element:
     header = ("arm", "seeds", "mean EM", "collapsed", f"minus {baseline}", "interval", "verdict")
+    header += ("over questions",)
     rows: list[Sequence[str]] = []
     for name, runs in arms.items():
         mean = sum(run.em for run in runs) / len(runs)
@@ -113,15 +99,18 @@ def _differences(arms: Arms, differences: Differences, baseline: str) -> Element
             found = differences[name]
             interval = f"{found.low:+.3f} to {found.high:+.3f}"
             cells += [f"{found.mean:+.3f}", interval, found.verdict]
+            if found.questions is not None:
+                cells.append(f"{found.questions[0]:+.3f} to {found.questions[1]:+.3f}")
         rows.append(cells + [""] * (len(header) - len(cells)))
     return _table(header, rows)
 
 
 def _ledger(arms: Arms) -> Element:
-    rows = [
-        [name, *(f"{sum(run.ledger[key] for run in runs) / len(runs):,.0f}" for key in LEDGER)]
-        for name, runs in arms.items()
-    ]
+    def mean(name: str, key: str) -> str:
+        values = [run.ledger.get(key, 0.0) for run in arms[name]]
+        return f"{sum(values) / len(values):,.0f}"
+
+    rows = [[name, *(mean(name, key) for key in LEDGER)] for name in arms]
     return _table(["arm", *(key.replace("_", " ") for key in LEDGER)], rows)
 
 

@@ -1,19 +1,18 @@
-"""Runs of several arms over paired seeds: differences with intervals, and a word for each.
+"""Arms over paired seeds: the difference of exact match with an interval, and a verdict.
 
-Statistics: a two-level bootstrap (seeds, then questions) of the paired difference of exact match.
+A verdict is Student's t over the paired differences of the seeds, on the questions that were asked.
+The bootstrap over questions shows how much of the difference depends on which ones these were.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ovd_agent.runs.folder import read_run
 from ovd_envs.errors import OptionError
 
 Floats = NDArray[np.float64]
@@ -24,46 +23,63 @@ TIE = 0.03
 LEVEL = 0.90
 DRAWS = 10_000
 MIN_SEEDS = 3
-"""With fewer, no difference is decided: the spread between seeds is not known."""
+"""With fewer, no difference is decided: the spread between seeds is hardly known."""
 COLLAPSED = 0.05
 _CHUNK = 1000
 
 LEDGER = (
     *("updates", "optimizer_steps", "student_tokens", "teacher_tokens", "score_calls"),
-    *("demonstrations", "trained_tokens", "seconds"),
+    *("demonstrations", "distinct_demonstrations", "trained_tokens", "seconds"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A finished run: `grades` are the exact matches of the held-out questions, by their ids."""
+    """A finished run: what comparisons read of it.
+
+    `grades` are the exact matches of the held-out questions and `hops` their reasoning steps, by
+    ids; both are empty where an older record lacks them. `acceptance` is by update, empty for a run
+    that samples nothing to accept. `collapsed`: it never learned, or lost half of what it had.
+    """
 
     seed: int
-    grades: Mapping[str, float]
-    evaluations: tuple[float, ...]
-    """Exact match at each evaluation, the last one after training."""
-    ledger: Mapping[str, float]
-    acceptance: tuple[float, ...]
-    """By update; empty for a run that samples nothing to accept."""
+    em: float
+    collapsed: bool = False
+    grades: Mapping[str, float] = field(default_factory=dict[str, float])
+    hops: Mapping[str, int] = field(default_factory=dict[str, int])
+    ledger: Mapping[str, float] = field(default_factory=dict[str, float])
+    acceptance: tuple[float, ...] = ()
 
     @property
-    def em(self) -> float:
-        return float(np.mean(list(self.grades.values())))
+    def em_by_hops(self) -> dict[int, float]:
+        """Exact match of the questions of each number of hops."""
+        by_hops: dict[int, list[float]] = {}
+        for name, grade in self.grades.items():
+            by_hops.setdefault(self.hops[name], []).append(grade)
+        return {hops: float(np.mean(by_hops[hops])) for hops in sorted(by_hops)}
 
-    @property
-    def collapsed(self) -> bool:
-        """Never learned, or lost half of what it had."""
-        return self.em < COLLAPSED or self.em < max(self.evaluations) / 2
+
+Arms = Mapping[str, Sequence[Run]]
+
+
+def collapsed(em: float, evaluations: Sequence[float]) -> bool:
+    """`evaluations` are the exact matches during training."""
+    return em < COLLAPSED or em < max(evaluations, default=0.0) / 2
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Of an arm's exact match to the baseline's: mean, interval, and what may be said."""
+    """Of an arm's exact match to the baseline's: mean and interval over seeds.
+
+    `questions` is the bootstrap interval of the mean over questions, None where a record has no
+    grades.
+    """
 
     mean: float
     low: float
     high: float
     seeds: int
+    questions: tuple[float, float] | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -76,17 +92,38 @@ class Difference:
         return "lower" if self.high < 0 else "undecided"
 
 
-def read_arm(folder: Path) -> Run:
-    """A finished run of `ovd train`. Raises OptionError where it is not finished."""
-    run = read_run(folder)
-    shares = run.summary["acceptance"]
-    return Run(
-        seed=int(run.summary["seed"]),
-        grades={episode.task.id: episode.exact_match or 0.0 for episode in run.after},
-        evaluations=tuple(float(line["em"]) for line in run.evaluations),
-        ledger={name: float(run.summary[name]) for name in LEDGER},
-        acceptance=tuple(share for share in shares if share is not None),
-    )
+def differences(arms: Arms, baseline: str) -> dict[str, Difference]:
+    """Of every arm to the baseline. Raises OptionError where runs cannot be paired."""
+    if baseline not in arms:
+        raise OptionError(f"baseline={baseline!r}: expected one of {', '.join(arms)}")
+    base = arms[baseline]
+    return {name: difference(runs, base) for name, runs in arms.items() if name != baseline}
+
+
+def difference(arm: Sequence[Run], baseline: Sequence[Run]) -> Difference:
+    """The paired difference of two arms. Raises OptionError where seeds or questions differ."""
+    if [run.seed for run in arm] != [run.seed for run in baseline]:
+        raise OptionError(
+            f"arms with the seeds {[run.seed for run in arm]} and"
+            f" {[run.seed for run in baseline]} are not paired"
+        )
+    paired = np.array([run.em - other.em for run, other in zip(arm, baseline, strict=True)])
+    mean, low, high = interval(paired)
+    if not all(run.grades for run in (*arm, *baseline)):
+        return Difference(mean, low, high, len(paired))
+    questions = bootstrap((grades(arm) - grades(baseline)).mean(axis=0))
+    return Difference(mean, low, high, len(paired), questions)
+
+
+def interval(paired: Floats) -> tuple[float, float, float]:
+    """The mean of the seeds' differences, and its interval by Student's t."""
+    mean, count = float(paired.mean()), len(paired)
+    if count < 2:
+        return mean, -np.inf, np.inf
+    from scipy.stats import t
+
+    reach = float(t.ppf((1 + LEVEL) / 2, count - 1)) * float(paired.std(ddof=1)) / count**0.5
+    return mean, mean - reach, mean + reach
 
 
 def grades(runs: Sequence[Run]) -> Floats:
@@ -110,26 +147,15 @@ def acceptance(runs: Sequence[Run]) -> list[float]:
     return np.mean([run.acceptance[:shortest] for run in runs], axis=0).tolist()
 
 
-def difference(arm: Floats, baseline: Floats, *, draws: int = DRAWS, seed: int = 0) -> Difference:
-    """The paired difference of two arms, both [seeds, questions], with its bootstrap interval.
-
-    Seeds and questions are drawn with replacement, each question at once for all seeds, since all
-    seeds were asked the same ones.
-    """
-    if arm.shape != baseline.shape:
-        raise OptionError(f"arms of shapes {arm.shape} and {baseline.shape} are not paired")
-    paired = arm - baseline
-    rng = np.random.default_rng(seed)
+def bootstrap(by_question: Floats, *, draws: int = DRAWS, seed: int = 0) -> tuple[float, float]:
+    """The interval of a mean over questions, drawn with replacement."""
+    rng, count = np.random.default_rng(seed), len(by_question)
+    chance = np.full(count, 1 / count)
     means = np.concatenate(
-        [_drawn(paired, min(_CHUNK, draws - start), rng) for start in range(0, draws, _CHUNK)]
+        [
+            rng.multinomial(count, chance, size=min(_CHUNK, draws - start)) @ by_question / count
+            for start in range(0, draws, _CHUNK)
+        ]
     )
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(means, [tail, 1 - tail]).tolist()
-    return Difference(float(paired.mean()), low, high, len(paired))
-
-
-def _drawn(paired: Floats, count: int, rng: np.random.Generator) -> Floats:
-    seeds, questions = paired.shape
-    by_seed = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=count) / seeds
-    by_question = rng.multinomial(questions, np.full(questions, 1 / questions), size=count)
-    return ((by_seed @ paired) * by_question).sum(axis=1) / questions
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
+    return low, high

@@ -14,7 +14,17 @@ import pytest
 
 from ovd_agent.algorithms.ovd import OVD
 from ovd_agent.cli import compare, main
-from ovd_agent.runs.comparison import Difference, Run, acceptance, difference, grades, read_arm
+from ovd_agent.runs.arms import read_arm, read_record, write_csv, write_record
+from ovd_agent.runs.comparison import (
+    Difference,
+    Run,
+    acceptance,
+    collapsed,
+    difference,
+    differences,
+    grades,
+    interval,
+)
 from ovd_agent.runs.config import RolloutConfig, TrainConfig
 from ovd_agent.runs.trainer import Trainer
 from ovd_envs.errors import OptionError
@@ -28,49 +38,58 @@ def run_command(options):
     return main.run("ovd_agent.cli.compare", arguments)
 
 
-def run(em, seed=0, evaluations=(0.0,)):
-    return Run(seed, {"a": em, "b": em}, (*evaluations, em), {}, ())
+def run(em, seed=0, evaluations=(0.0,), grades=None):
+    grades = grades if grades is not None else {"a": em, "b": em}
+    return Run(seed, em, collapsed(em, evaluations), grades, dict.fromkeys(grades, 1), {}, ())
+
+
+def arm_of(grades):
+    """An arm from grades [seeds, questions]."""
+    return [
+        run(float(np.mean(row)), seed, grades=dict(zip(map(str, range(len(row))), map(float, row))))
+        for seed, row in enumerate(np.asarray(grades, dtype=float))
+    ]
 
 
 def test_equal_arms_differ_by_nothing():
-    arm = np.random.default_rng(0).integers(0, 2, (4, 50)).astype(float)
-    assert difference(arm, arm) == Difference(0.0, 0.0, 0.0, 4)
+    arm = arm_of(np.random.default_rng(0).integers(0, 2, (4, 50)))
+    assert difference(arm, arm) == Difference(0.0, 0.0, 0.0, 4, (0.0, 0.0))
     assert difference(arm, arm).verdict == "tie"
 
 
 def test_a_constant_difference_has_no_spread():
-    found = difference(np.ones((3, 40)), np.zeros((3, 40)))
+    ones, zeros = arm_of(np.ones((3, 40))), arm_of(np.zeros((3, 40)))
+    found = difference(ones, zeros)
     assert (found.mean, found.low, found.high, found.verdict) == (1.0, 1.0, 1.0, "higher")
-    assert difference(np.zeros((3, 40)), np.ones((3, 40))).verdict == "lower"
+    assert difference(zeros, ones).verdict == "lower"
 
 
-def test_the_interval_is_that_of_the_normal_case():
-    """Many questions and independent seeds: the spread is that of the mean of the seeds."""
-    rng = np.random.default_rng(1)
-    effects = rng.normal(0.1, 0.2, 200)
-    found = difference(np.repeat(effects[:, None], 30, axis=1), np.zeros((200, 30)))
-    error = effects.std() / np.sqrt(200)
-    assert found.low == pytest.approx(effects.mean() - 1.645 * error, abs=0.1 * error)
-    assert found.high == pytest.approx(effects.mean() + 1.645 * error, abs=0.1 * error)
+def test_the_interval_is_that_of_students_t():
+    """By hand: three differences; t at 95% with two degrees of freedom is 2.920."""
+    mean, low, high = interval(np.array([0.1, 0.2, 0.6]))
+    reach = 2.91999 * np.std([0.1, 0.2, 0.6], ddof=1) / np.sqrt(3)
+    assert (mean, low, high) == pytest.approx((0.3, 0.3 - reach, 0.3 + reach), abs=1e-4)
 
 
-def test_questions_that_all_seeds_share_spread_too():
-    """One question in four is answered by all seeds alike: seeds alone would see no spread."""
-    arm = np.tile(np.array([1.0, 0, 0, 0] * 10), (5, 1))
-    found = difference(arm, np.zeros((5, 40)))
-    error = np.sqrt(0.25 * 0.75 / 40)
-    assert found.high - found.low == pytest.approx(2 * 1.645 * error, rel=0.1)
+@pytest.mark.parametrize("seeds", [3, 5, 8])
+def test_it_covers_the_truth_as_often_as_it_says(seeds):
+    """Arms that differ by nothing but a seed's luck of 0.08, each asked the same 200 questions."""
+    rng, trials, hits = np.random.default_rng(seeds), 4000, 0
+    for _ in range(trials):
+        chance = np.clip(0.6 + 0.08 * rng.standard_normal((2, seeds)), 0, 1)
+        em = rng.binomial(200, chance) / 200
+        _, low, high = interval(em[0] - em[1])
+        hits += low <= 0 <= high
+    assert 0.88 <= hits / trials <= 0.92
 
 
-def test_it_covers_the_truth_about_as_often_as_it_says():
-    rng = np.random.default_rng(2)
-    hits = 0
-    for trial in range(200):
-        chance = np.clip(0.5 + 0.1 * rng.standard_normal((8, 1)), 0, 1)
-        arm = (rng.random((8, 100)) < chance).astype(float)
-        found = difference(arm, np.full((8, 100), 0.5), draws=1000, seed=trial)
-        hits += found.low <= 0 <= found.high
-    assert 0.8 < hits / 200 < 0.98
+def test_the_bootstrap_shows_the_spread_of_the_questions():
+    """One question in four is answered by all seeds alike: the seeds alone see no spread."""
+    arm = arm_of(np.tile([1.0, 0, 0, 0] * 10, (5, 1)))
+    found = difference(arm, arm_of(np.zeros((5, 40))))
+    low, high = found.questions
+    assert found.high - found.low == pytest.approx(0, abs=1e-9)
+    assert high - low == pytest.approx(2 * 1.645 * np.sqrt(0.25 * 0.75 / 40), rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -95,23 +114,73 @@ def test_a_run_that_never_learned_or_lost_half_collapsed():
 
 
 def test_acceptance_is_the_mean_over_runs_as_far_as_all_of_them_went():
-    runs = [replace(run([1.0]), acceptance=shares) for shares in ((0.0, 0.5, 1.0), (0.5, 0.5))]
+    runs = [replace(run(1.0), acceptance=shares) for shares in ((0.0, 0.5, 1.0), (0.5, 0.5))]
     assert acceptance(runs) == [0.25, 0.5]
-    assert acceptance([run([1.0])]) == []
+    assert acceptance([run(1.0)]) == []
 
 
 def test_only_an_arm_that_rejects_nothing_has_no_curve_of_acceptance():
-    all_of_it, some_of_it = (replace(run([1.0]), acceptance=a) for a in ((1.0, 1.0), (1.0, 0.5)))
+    all_of_it, some_of_it = (replace(run(1.0), acceptance=a) for a in ((1.0, 1.0), (1.0, 0.5)))
     assert acceptance([all_of_it, all_of_it]) == []
     assert acceptance([all_of_it, some_of_it]) == [1.0, 0.75]
 
 
 def test_runs_of_other_questions_are_not_compared():
-    other = Run(1, {"a": 1.0, "c": 0.0}, (0.5,), {}, ())
+    other = run(0.5, 1, grades={"a": 1.0, "c": 0.0})
     with pytest.raises(OptionError, match="seed 1 was evaluated on other questions than seed 0"):
         grades([run(1.0), other])
     with pytest.raises(OptionError, match="are not paired"):
-        difference(np.zeros((2, 3)), np.zeros((3, 3)))
+        difference([run(1.0, 0), run(1.0, 1)], [run(1.0, 0), run(1.0, 2)])
+
+
+def test_a_record_holds_all_that_a_table_is_made_of(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    arms = {name: arm_of(rng.random((3, 40)) < chance) for name, chance in (("a", 0.4), ("b", 0.9))}
+    arms = {
+        name: [replace(r, acceptance=(0.25, 1.0), ledger={"updates": 3.0}) for r in runs]
+        for name, runs in arms.items()
+    }
+    write_record(tmp_path / "record.json", arms, "a", "plan")
+    again, baseline = read_record(tmp_path / "record.json")
+    assert (again, baseline) == (arms, "a")
+    assert differences(again, baseline) == differences(arms, "a")
+    write_csv(tmp_path / "results.csv", arms)
+    older, baseline = read_record(tmp_path / "results.csv")
+    assert baseline is None
+    without = {
+        name: replace(found, questions=None) for name, found in differences(arms, "a").items()
+    }
+    for name, found in differences(older, "a").items():
+        assert found.mean == pytest.approx(without[name].mean, abs=1e-4)
+        assert (found.verdict, found.questions) == (without[name].verdict, None)
+    for name in ("record.json", "results.csv"):
+        assert main.run("ovd_agent.cli.compare", ["--show", str(tmp_path / name)]) == 0
+        assert "higher" in capsys.readouterr().out
+    assert main.run("ovd_agent.cli.compare", ["--show", str(tmp_path / "none.json")]) == 2
+    (tmp_path / "torn.json").write_text("{")
+    assert main.run("ovd_agent.cli.compare", ["--show", str(tmp_path / "torn.json")]) == 2
+    assert "is no record of a comparison" in capsys.readouterr().err
+    assert main.run("ovd_agent.cli.compare", []) == 2
+
+
+RECORDS = sorted((Path(__file__).parents[2] / "benchmarks/results").glob("*.csv"))
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_every_difference_of_the_docs_is_one_that_a_record_gives():
+    printed = set()
+    for record in RECORDS:
+        arms, _ = read_record(record)
+        for baseline in arms:
+            for found in differences(arms, baseline).values():
+                interval = f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
+                printed.add(f"{interval}, {found.verdict}")
+    text = (DOCS / "results.md").read_text() + (DOCS / "training.md").read_text()
+    claimed = re.findall(
+        r"[+-]\d\.\d{3} \([+-]\d\.\d{3} to [+-]\d\.\d{3}\), (?:higher|lower|tie|undecided)", text
+    )
+    assert len(claimed) > 20
+    assert [claim for claim in claimed if claim not in printed] == []
 
 
 def test_options_become_those_of_the_command_line():
