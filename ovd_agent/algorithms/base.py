@@ -31,10 +31,20 @@ class Needs:
     demonstration_rewards: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A sample with its trajectory score S(y), and what replaced it where it was rejected."""
+
+    sample: Trajectory
+    score: float
+    replacement: Trajectory | None = None
+
+
 @dataclass(slots=True)
 class Context:
     """The update that rows are made for: its number, of how many, counted from 0; the highest score
-    plus one; the student's tokenizer. `log` adds a figure of the algorithm's own to the run's log.
+    plus one; the student's tokenizer. `log` adds a figure of the algorithm's own to the run's log,
+    and `judged` collects the samples that it scored, for the report.
     """
 
     update: int
@@ -42,6 +52,7 @@ class Context:
     score_levels: int
     tokenizer: PreTrainedTokenizerBase
     figures: dict[str, float] = field(default_factory=dict[str, float])
+    judged: list[Judged] = field(default_factory=list[Judged])
 
     def log(self, name: str, value: float) -> None:
         self.figures[name] = value

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ovd_agent.algorithms.advantages import group_advantages, score_to_go
-from ovd_agent.algorithms.base import Context, Needs
+from ovd_agent.algorithms.base import Context, Judged, Needs
 from ovd_agent.algorithms.rows import (
     PolicyTerm,
     imitation_row,
@@ -153,6 +153,12 @@ class OVD:
         chosen = self.advantage
         scores = [self.score(sample) for sample in group.played]
         mixed = reject_and_replace(group, scores, self.threshold)
+        replacements = iter(mixed.replacements)
+        context.judged += [
+            Judged(sample, score, None if score >= self.threshold else next(replacements, None))
+            for sample, score in zip(group.played, scores, strict=True)
+            if score is not None
+        ]
         scored = [s for s, score in zip(group.played, scores, strict=True) if score is not None]
         played = mixed.kept + (mixed.unreplaced if self.unreplaced == "keep" else [])
         mixture = [*played, *mixed.replacements]

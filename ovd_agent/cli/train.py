@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ovd_agent.cli.parse import parse
-from ovd_agent.report.run import write_report
+from ovd_agent.report.run import REPORT_FILE
 from ovd_agent.runs.config import TrainConfig
 from ovd_agent.runs.presets import read_preset, take_preset
 from ovd_agent.runs.trainer import Trainer
@@ -40,5 +40,5 @@ def main(arguments: Sequence[str]) -> int:
     if summary["untrained_updates"]:
         print(f"nothing was trained in {summary['untrained_updates']} of the updates")
     print(f"{summary['updates']} updates in {summary['seconds'] / 60:.1f} minutes")
-    print(f"report: {write_report(config.out)}")
+    print(f"report: {config.out / REPORT_FILE}")
     return 0

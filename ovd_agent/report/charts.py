@@ -13,6 +13,8 @@ from ovd_agent.report.page import node
 WIDTH, HEIGHT = 400, 220
 LEFT, RIGHT, TOP, BOTTOM = 40, 392, 22, 182
 """The plot area inside the drawing; all in SVG units."""
+MOST_DOTS = 1500
+"""More would make a page slow: of more samples every second, or third, is drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,7 @@ class Series:
     name: str
     points: Sequence[tuple[float, float]]
     colour: int = 0
-    kind: Literal["line", "faint", "dots"] = "line"
+    kind: Literal["line", "faint", "dots", "scatter"] = "line"
     intervals: Sequence[tuple[float, float]] = ()
 
 
@@ -68,7 +70,8 @@ def round_ticks(low: float, high: float, count: int = 4) -> list[float]:
 def curves(
     updates: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]]
 ) -> list[Element]:
-    """Exact match, acceptance, loss and entropy over the updates of a run, as small multiples."""
+    """Exact match, acceptance, trajectory scores, loss and entropy over the updates of a run, as
+    small multiples."""
     last = max((line["update"] for line in (*updates, *evaluations)), default=1)
     held_out = Series(
         "held-out",
@@ -85,10 +88,16 @@ def curves(
             "share",
             [held_out, *_smoothed("training", _of(played, "em"), 1)],
             last,
+            1.0,
         ),
         _curve(
-            "Acceptance α", "share of samples kept", _smoothed("", _of(updates, "acceptance")), last
+            "Acceptance α",
+            "share of samples kept",
+            _smoothed("", _of(updates, "acceptance")),
+            last,
+            1.0,
         ),
+        _scores(updates, last),
         _curve("Loss", "loss", _smoothed("", _of(updates, "loss")), last),
         _curve("Entropy", "nats per token", _smoothed("", _of(updates, "entropy")), last),
     ]
@@ -97,6 +106,18 @@ def curves(
         "sampled. Faint: single updates; bold: centred moving average over a tenth of the run."
     )
     return [node("div", *charts, class_="grid"), node("p", note, class_="note")]
+
+
+def _scores(updates: Sequence[Mapping[str, Any]], last: float) -> Element:
+    """S(y) of every sample, against the threshold of its update."""
+    points = [(line["update"], s) for line in updates for s in line.get("trajectory_scores", [])]
+    levels = max((len(line["score_histogram"]) for line in updates), default=0)
+    series = [
+        Series("a sample", points[:: 1 + len(points) // MOST_DOTS], 2, "scatter"),
+        Series("threshold θ", _of(updates, "threshold"), 1),
+    ]
+    drawn = series if points else []
+    return _curve("Trajectory score S(y)", "score", drawn, last, float(max(0, levels - 1)))
 
 
 def histogram(updates: Sequence[Mapping[str, Any]]) -> Element:
@@ -137,13 +158,17 @@ def _of(lines: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float
     return [(line["update"], line[key]) for line in lines if line.get(key) is not None]
 
 
-def _curve(title: str, y_label: str, series: Sequence[Series], last: float) -> Element:
+def _curve(
+    title: str, y_label: str, series: Sequence[Series], last: float, y_high: float = 0.0
+) -> Element:
     drawn = [each for each in series if each.points]
     if not drawn:
         return _figure(title, node("p", "Nothing was logged.", class_="missing"), [])
     values = [value for each in drawn for _, value in each.points]
     about = f"{title} by update, between {min(values):.3f} and {max(values):.3f}"
-    chart = line_chart(drawn, about=about, x_high=last, x_label="update", y_label=y_label)
+    chart = line_chart(
+        drawn, about=about, x_high=last, x_label="update", y_label=y_label, y_high=y_high
+    )
     return _figure(title, chart, [(each.name, each.colour) for each in drawn if each.name])
 
 
@@ -165,10 +190,17 @@ def _figure(title: str, content: Element, legend: Sequence[tuple[str, int]]) -> 
 
 
 def line_chart(
-    series: Sequence[Series], *, about: str, x_high: float, x_label: str, y_label: str
+    series: Sequence[Series],
+    *,
+    about: str,
+    x_high: float,
+    x_label: str,
+    y_label: str,
+    y_high: float = 0.0,
 ) -> Element:
-    """Lines over whole-numbered x from 0 to `x_high`; the y axis covers zero and every value."""
-    ys = [y for each in series for _, y in each.points]
+    """Lines over whole-numbered x from 0 to `x_high`; the y axis covers zero, `y_high` and every
+    value."""
+    ys = [y_high, *(y for each in series for _, y in each.points)]
     ys += [bound for each in series for interval in each.intervals for bound in interval]
     y_ticks = round_ticks(min([*ys, 0.0]), max([*ys, 0.0]))
     x = Axis(0.0, max(x_high, 1.0), LEFT + 6, RIGHT - 6)
@@ -250,10 +282,10 @@ def _marks(series: Series, x: Axis, y: Axis) -> list[Element]:
         node("line", class_=f"interval {style}", x1=at, x2=at, y1=y.at(low), y2=y.at(high))
         for (at, _), (low, high) in zip(places, series.intervals)
     ]
-    if len(places) > 1:
+    if len(places) > 1 and series.kind != "scatter":
         path = "M" + "L".join(f"{across} {up}" for across, up in places)
         marks.append(node("path", class_=f"{series.kind} {style}", d=path))
-    if series.kind == "dots" or len(places) == 1:
+    if series.kind in ("dots", "scatter") or len(places) == 1:
         marks += [
             node(
                 "circle",
@@ -261,7 +293,7 @@ def _marks(series: Series, x: Axis, y: Axis) -> list[Element]:
                 class_=f"dot {style}",
                 cx=across,
                 cy=up,
-                r=3.5,
+                r=2 if series.kind == "scatter" else 3.5,
             )
             for (across, up), point in zip(places, series.points, strict=True)
         ]

@@ -134,6 +134,8 @@ details em { font-style: normal; color: var(--c2); margin-left: 0.4em; }
 .options { columns: 16rem; column-gap: 2rem; font-size: 0.8rem; }
 .options div { display: flex; justify-content: space-between; gap: 1rem; break-inside: avoid; }
 .options dt { color: var(--soft); }
+.terms div { padding: 0.2rem 0; } .terms dt { font-weight: 600; font-size: 0.9rem; }
+.terms dd { font-size: 0.9rem; color: var(--soft); }
 .options dd { overflow-wrap: anywhere; text-align: right; }
 """
 )

@@ -15,6 +15,7 @@ from ovd_agent.report.page import node, write_page
 from ovd_agent.runs.folder import FinishedRun, read_run
 from ovd_envs.episode import Episode, Turn, VerbalScore
 
+REPORT_FILE = "report.html"
 NOTHING = "\N{EM DASH}"
 
 Record = dict[str, Any]
@@ -25,7 +26,7 @@ def write_report(folder: Path) -> Path:
 
     Raises OptionError when the run is not finished, or a file of it is damaged.
     """
-    run, target = read_run(folder), folder / "report.html"
+    run, target = read_run(folder), folder / REPORT_FILE
     write_page(target, _title(run), *_content(run))
     return target
 
@@ -48,7 +49,9 @@ def _content(run: FinishedRun) -> list[Element]:
             _section("Where the time went", *_seconds(run)),
             class_="grid",
         ),
+        *_rejections(run),
         _section("Episodes before and after", *_episodes(run)),
+        _section("Terms", _glossary()),
         _footer(run),
     ]
 
@@ -198,6 +201,49 @@ def _seconds(run: FinishedRun) -> list[Element]:
     return [_table(["Stage", "Seconds", "Share"], [*rows, ["all", f"{whole:,.1f}", "100.0%"]])]
 
 
+def _rejections(run: FinishedRun) -> list[Element]:
+    """The first and the last rejected play that was kept, each beside what replaced it."""
+    if not run.rejections:
+        return []
+    shown = [_rejection(record, run.score_levels) for record in _ends(run.rejections)]
+    return [_section("Rejected, and what the student was shown instead", *shown)]
+
+
+def _rejection(record: Record, levels: int) -> Element:
+    rejected, shown = (
+        Episode.from_json(json.dumps(record[name])) for name in ("rejected", "replacement")
+    )
+    score, threshold = record["score"], record["threshold"]
+    title = f"Update {record['update'] + 1}: S(y) = {score:.2f}"
+    if threshold is not None:
+        title += f", below θ = {threshold:.3g}"
+    return _pair(title, rejected, shown, levels, "Rejected play", "Demonstration")
+
+
+_TERMS = {
+    "EM, exact match": "the share of questions whose answer equals an accepted one, after case,"
+    " articles and punctuation are dropped",
+    "F1": "the overlap of words between the answer and an accepted one",
+    "held-out": "questions that training never plays",
+    "steps, hops": "how many searches, or calculations, a question needs",
+    "verbal score": "the teacher's grade of one step, from 0 (worst) to 9 (best)",
+    "S(y)": "the trajectory score: of the verbal scores of all steps of a play, by default the mean;"
+    " 0 without an answer",
+    "θ, threshold": "a play with S(y) below it is rejected",
+    "α, acceptance": "the share of the student's plays that are trained on as they are",
+    "demonstration": "a play by the teacher, which replaces a rejected one",
+    "entropy": "how undecided the student is about its next token",
+}
+
+
+def _glossary() -> Element:
+    return node(
+        "dl",
+        *(node("div", node("dt", name), node("dd", text)) for name, text in _TERMS.items()),
+        class_="terms",
+    )
+
+
 def _episodes(run: FinishedRun) -> list[Element]:
     chosen = pick_examples(run.pairs)
     pairs = [_pair(title, before, after, run.score_levels) for title, before, after in chosen]
@@ -225,7 +271,14 @@ def _right(episode: Episode) -> bool:
     return (episode.exact_match or 0.0) >= 1.0
 
 
-def _pair(title: str, before: Episode, after: Episode, levels: int) -> Element:
+def _pair(
+    title: str,
+    before: Episode,
+    after: Episode,
+    levels: int,
+    left: str = "Before",
+    right: str = "After",
+) -> Element:
     task = before.task
     return node(
         "article",
@@ -235,8 +288,8 @@ def _pair(title: str, before: Episode, after: Episode, levels: int) -> Element:
         _folded("What the student is told at the start", node("pre", before.prompt)),
         node(
             "div",
-            _played("Before", before, levels),
-            _played("After", after, levels),
+            _played(left, before, levels),
+            _played(right, after, levels),
             class_="pair",
         ),
     )

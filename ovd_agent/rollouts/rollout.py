@@ -45,8 +45,10 @@ class Rollout:
         seeds: Sequence[int] | None = None,
         temperature: float = 1.0,
         top_p: float = 1.0,
+        on_finished: Callable[[int], None] = lambda count: None,
     ) -> list[Trajectory]:
-        """One trajectory per task, in the order of the tasks."""
+        """One trajectory per task, in the order of the tasks. `on_finished` is told how many
+        episodes have ended."""
         sampling = Sampling(temperature, top_p, self.max_new_tokens, self.scenario.stop_strings)
         episodes = self.scenario.begin(tasks, seeds)
         trajectories = [self._open(episode) for episode in episodes]
@@ -68,6 +70,7 @@ class Rollout:
                     if trajectories[key].episode.done:
                         self.policy.release(key)
                         playing.discard(key)
+                        on_finished(len(tasks) - len(waiting) - len(playing))
                     else:
                         self.policy.submit(key, trajectories[key].ids, sampling)
         return trajectories

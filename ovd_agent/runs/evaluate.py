@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,19 @@ from ovd_envs.episode import Episode, Task
 
 
 def evaluate(
-    rollout: Rollout, tasks: Sequence[Task], *, temperature: float = 0.0, samples: int = 1
+    rollout: Rollout,
+    tasks: Sequence[Task],
+    *,
+    temperature: float = 0.0,
+    samples: int = 1,
+    on_finished: Callable[[int], None] = lambda count: None,
 ) -> tuple[dict[str, Any], list[Trajectory]]:
-    """Play every task `samples` times and summarise; a task's trajectories come together."""
+    """Play every task `samples` times and summarise; a task's trajectories come together.
+
+    `on_finished` is told how many episodes have ended.
+    """
     repeated = [task for task in tasks for _ in range(samples)]
-    trajectories = rollout.play(repeated, temperature=temperature)
+    trajectories = rollout.play(repeated, temperature=temperature, on_finished=on_finished)
     result = summarise([trajectory.episode for trajectory in trajectories])
     if samples > 1:
         result["pass_at"] = {

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ovd_agent.runs.config import CONFIG_FILE
-from ovd_agent.runs.logs import read_log
+from ovd_agent.runs.logs import REJECTIONS_FILE, read_log
 from ovd_envs.episode import Episode, read_episodes
 from ovd_envs.errors import OptionError
 
@@ -30,6 +30,8 @@ class FinishedRun:
     evaluations: list[Record]
     before: list[Episode]
     after: list[Episode]
+    rejections: list[Record]
+    """Of some updates a rejected play beside its replacement."""
 
     @property
     def score_levels(self) -> int:
@@ -63,6 +65,7 @@ def read_run(folder: Path) -> FinishedRun:
         read_log(folder / "eval.jsonl"),
         list(read_episodes(folder / BEFORE_FILE)),
         list(read_episodes(folder / AFTER_FILE)),
+        read_log(folder / REJECTIONS_FILE),
     )
 
 

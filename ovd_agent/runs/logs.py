@@ -7,7 +7,8 @@ know of. `RunLog` drops both when the run is resumed, so that every update appea
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -18,41 +19,65 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
+from rich.text import Text
 
 from retrieval_index.files import write_atomically
 
+REJECTIONS_FILE = "rejections.jsonl"
+"""Of each update one rejected play beside what replaced it."""
+_PACE = 10
+"""The pace is that of this many latest updates."""
+
 
 class RunLog:
-    """A context manager around the updates of a run; `quiet` shows no progress."""
+    """A context manager around the updates of a run; `quiet` shows no progress.
+
+    The time left is that of the updates to come, at the pace of the latest ones, and of the
+    evaluations to come, as long as the latest one.
+    """
 
     def __init__(
-        self, folder: Path, total_updates: int, *, quiet: bool = False, resume_from: int = 0
+        self,
+        folder: Path,
+        total_updates: int,
+        *,
+        quiet: bool = False,
+        resume_from: int = 0,
+        eval_every: int = 0,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._updates, self._evaluations = folder / "log.jsonl", folder / "eval.jsonl"
         _keep(self._updates, lambda update: update < resume_from)
+        _keep(folder / REJECTIONS_FILE, lambda update: update < resume_from)
         # An evaluation at update n was made with the weights of n updates; 0 is the beginning.
         _keep(self._evaluations, lambda update: update <= resume_from)
-        self.evaluated = {record["update"] for record in read_log(self._evaluations)}
+        evaluations = read_log(self._evaluations)
+        self.evaluated = {record["update"] for record in evaluations}
+        self._evaluation_seconds = [record.get("seconds", 0.0) for record in evaluations]
+        self._seconds = [record["seconds"]["total"] for record in read_log(self._updates)]
+        self._total, self._every = total_updates, eval_every
         self._tensorboard_folder = folder / "tensorboard"
         self._resume_from = resume_from
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
+            TextColumn("elapsed"),
             TimeElapsedColumn(),
             TextColumn("left"),
-            TimeRemainingColumn(),
+            _TimeLeft(),
             TextColumn("{task.fields[figures]}"),
             console=Console(quiet=quiet),
         )
         self._bar = self._progress.add_task(
-            "training", total=total_updates, completed=resume_from, figures=""
+            "training", total=total_updates, completed=resume_from, figures="", ends=None
         )
+        self._foresee(resume_from)
 
     def __enter__(self) -> RunLog:
         from torch.utils.tensorboard import SummaryWriter
@@ -79,7 +104,8 @@ class RunLog:
 
     def log(self, update: int, metrics: Mapping[str, Any]) -> None:
         """Record update number `update` (0-based)."""
-        _append(self._updates, {"update": update, **metrics})
+        append_record(self._updates, {"update": update, **metrics})
+        self._seconds.append(metrics["seconds"]["total"])
         for name, value in _scalars(metrics):
             self._tensorboard.add_scalar(name, value, update)
         figures = f"{60 / metrics['seconds']['total']:.1f} updates/min"
@@ -87,16 +113,29 @@ class RunLog:
             if metrics[name] is not None:  # some algorithms play no samples
                 figures += f"  {shown} {metrics[name]:.2f}"
         self._progress.update(self._bar, completed=update + 1, figures=figures)
+        self._foresee(update + 1)
         if not self._progress.console.is_terminal:  # where a bar would be seen at the end only
-            bar = self._progress.tasks[self._bar]
-            left = (
-                "" if bar.time_remaining is None else f", {timedelta(0, bar.time_remaining)} left"
-            )
-            self.say(f"update {update + 1} of {bar.total:.0f}: {figures}{left}")
+            left = timedelta(seconds=round(self._seconds_left(update + 1)))
+            self.say(f"update {update + 1} of {self._total}: {figures}, {left} left")
+
+    @contextmanager
+    def playing(self, count: int) -> Generator[Callable[[int], None]]:
+        """Shows the play of `count` held-out tasks; yields what is told how many are done."""
+        if not self._progress.console.is_terminal:
+            self.say(f"playing {count} held-out tasks")
+        bar = self._progress.add_task("held-out play", total=count, figures="", ends=None)
+
+        def finished(done: int) -> None:
+            self._progress.update(bar, completed=done)
+
+        yield finished
+        self._progress.remove_task(bar)
 
     def evaluation(self, update: int, result: Mapping[str, Any]) -> None:
         """Record a held-out evaluation made after `update` updates."""
-        _append(self._evaluations, {"update": update, **result})
+        append_record(self._evaluations, {"update": update, **result})
+        self._evaluation_seconds.append(result.get("seconds", 0.0))
+        self._foresee(update, evaluated=True)
         for name in ("em", "f1"):
             self._tensorboard.add_scalar(f"held_out/{name}", result[name], update)
         self._progress.console.print(
@@ -105,6 +144,30 @@ class RunLog:
             highlight=False,
             markup=False,
         )
+
+    def _seconds_left(self, done: int, *, evaluated: bool = False) -> float:
+        """After `done` updates, and the evaluation that is due then if it was `evaluated`."""
+        latest = self._seconds[-_PACE:]
+        pace = sum(latest) / len(latest) if latest else 0.0
+        to_come = range(done + evaluated, self._total + 1)
+        due = sum(n == self._total or bool(self._every and n % self._every == 0) for n in to_come)
+        last = self._evaluation_seconds[-1] if self._evaluation_seconds else 0.0
+        return pace * (self._total - done) + last * due
+
+    def _foresee(self, done: int, *, evaluated: bool = False) -> None:
+        if self._seconds:
+            ends = self._progress.get_time() + self._seconds_left(done, evaluated=evaluated)
+            self._progress.update(self._bar, ends=ends)
+
+
+class _TimeLeft(ProgressColumn):
+    """Until the task's field `ends`, where that is known."""
+
+    def render(self, task: Task) -> Text:
+        ends = task.fields.get("ends")
+        if ends is None:
+            return Text("-:--:--")
+        return Text(str(timedelta(seconds=max(0, round(ends - task.get_time())))))
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -126,7 +189,8 @@ def _keep(path: Path, wanted: Callable[[int], bool]) -> None:
         write_atomically(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
-def _append(path: Path, record: Mapping[str, Any]) -> None:
+def append_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Add a line of JSON."""
     with path.open("a", encoding="ascii") as file:
         file.write(json.dumps(record, allow_nan=False) + "\n")
 

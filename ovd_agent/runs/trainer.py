@@ -28,13 +28,14 @@ from ovd_agent.learner.folders import BEST, latest_checkpoint, point
 from ovd_agent.learner.learner import Progress
 from ovd_agent.learner.rows import TrainingRow
 from ovd_agent.policies.base import PolicyUnavailable
+from ovd_agent.report.run import write_report
 from ovd_agent.rollouts.group import Group
 from ovd_agent.runs.alarms import Alarms
 from ovd_agent.runs.assemble import assemble
 from ovd_agent.runs.config import TrainConfig
 from ovd_agent.runs.costs import total
 from ovd_agent.runs.evaluate import evaluate
-from ovd_agent.runs.logs import RunLog, read_log
+from ovd_agent.runs.logs import REJECTIONS_FILE, RunLog, append_record, read_log
 from ovd_agent.runs.metrics import describe, peak_memory_mb
 from ovd_agent.runs.schedule import Schedule
 from ovd_envs.episode import Task, write_episodes
@@ -71,6 +72,8 @@ class Trainer:
         self._alarms = Alarms(config.rollout.max_length, self.parts.score_levels)
         self._schedule = Schedule(self.parts.tasks, config.tasks_per_update, config.seed)
         self._costs = self.parts.costs()
+        self._rejection: dict[str, Any] | None = None
+        """A rejected play of the latest update beside what replaced it."""
         self._saved: int | None = None
         """The update of the latest checkpoint."""
 
@@ -91,7 +94,9 @@ class Trainer:
         config.save()
         self._resume()
         began = time.perf_counter() - self.seconds
-        with RunLog(config.out, config.updates, resume_from=self.update) as log:
+        with RunLog(
+            config.out, config.updates, resume_from=self.update, eval_every=config.eval_every
+        ) as log:
             log.say(f"{config.student}: {self.parts.precision}")
             if self.update:
                 log.say(f"resuming {config.out} after update {self.update} of {config.updates}")
@@ -103,13 +108,17 @@ class Trainer:
                 number = self.update
                 metrics = self.step()
                 log.log(number, metrics)
+                if self._rejection is not None:
+                    append_record(config.out / REJECTIONS_FILE, self._rejection)
                 for advice in self._advice(metrics):
                     log.say(f"update {number + 1}: {advice}")
                 self.seconds = time.perf_counter() - began
                 if self.update % config.checkpoint_every == 0 or self.update == config.updates:
                     self._save()
         self.seconds = max(self.seconds, time.perf_counter() - began)
-        return self._summarise()
+        summary = self._summarise()
+        write_report(config.out)
+        return summary
 
     def _advice(self, metrics: Mapping[str, Any]) -> list[str]:
         mine = None
@@ -136,12 +145,13 @@ class Trainer:
                 self.parts.references[name].measure(rows, wants)
             learned = self._learn(rows)
             published = self.parts.publish()
+        self._rejection = _one_rejection(context)
         self.update += 1
         teacher, seconds = self._costs.taken()
-        watch.seconds |= seconds
         watch.seconds["total"] = time.perf_counter() - start
         return {
             **describe(groups, rows, self.parts.score_levels),
+            "trajectory_scores": [round(each.score, 3) for each in context.judged],
             **context.figures,
             "tasks": [task.id for task in tasks],
             "demonstrations_failed": failed,
@@ -150,6 +160,7 @@ class Trainer:
             **published,
             "tokens_per_second": learned["computed_tokens"] / watch.seconds["learn"],
             "seconds": watch.seconds,
+            "teacher_seconds": seconds,
             "peak_memory_mb": peak_memory_mb(),
         }
 
@@ -240,9 +251,10 @@ class Trainer:
         return self.update in (0, last) or bool(every and self.update % every == 0)
 
     def _evaluate(self, log: RunLog) -> None:
-        log.say(f"playing {len(self.parts.held_out)} held-out tasks")
         start = time.perf_counter()
-        result, trajectories = evaluate(self.parts.evaluation, self.parts.held_out)
+        held_out = self.parts.held_out
+        with log.playing(len(held_out)) as finished:
+            result, trajectories = evaluate(self.parts.evaluation, held_out, on_finished=finished)
         name = "before" if self.update == 0 else "after"
         episodes = (trajectory.episode for trajectory in trajectories)
         write_episodes(self.config.out / f"episodes_{name}.jsonl", episodes)
@@ -288,6 +300,7 @@ class Trainer:
             "score_calls": sum(line["teacher"]["scores"] for line in updates),
             "teacher": teacher,
             "stage_seconds": total([line["seconds"] for line in updates]),
+            "teacher_seconds": total([line["teacher_seconds"] for line in updates]),
             "updates": len(updates),
             "untrained_updates": sum(not line["optimizer_steps"] for line in updates),
             "seconds": self.seconds,
@@ -299,6 +312,19 @@ class Trainer:
         }
         write_atomically(self.config.out / "summary.json", json.dumps(summary, indent=2))
         return summary
+
+
+def _one_rejection(context: Context) -> dict[str, Any] | None:
+    for each in context.judged:
+        if each.replacement is not None:
+            return {
+                "update": context.update,
+                "score": each.score,
+                "threshold": context.figures.get("threshold"),
+                "rejected": json.loads(each.sample.episode.to_json()),
+                "replacement": json.loads(each.replacement.episode.to_json()),
+            }
+    return None
 
 
 def _distinct(updates: Sequence[Mapping[str, Any]], name: str) -> int:

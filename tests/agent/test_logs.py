@@ -69,5 +69,27 @@ def test_a_log_that_is_no_terminal_tells_every_update(tmp_path, capsys):
         log.log(0, METRICS)
         log.log(1, METRICS)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("update")]
-    assert lines[0].startswith("update 1 of 3: 30.0 updates/min  EM 0.50")
-    assert lines[1].startswith("update 2 of 3: 30.0 updates/min  EM 0.50")
+    assert lines[0] == "update 1 of 3: 30.0 updates/min  EM 0.50, 0:00:04 left"
+    assert lines[1] == "update 2 of 3: 30.0 updates/min  EM 0.50, 0:00:02 left"
+
+
+def test_the_time_left_is_told_after_the_first_update_and_counts_evaluations(tmp_path, capsys):
+    with RunLog(tmp_path, 6, eval_every=2) as log:
+        log.evaluation(0, RESULT | {"seconds": 30.0})
+        log.log(0, METRICS)  # five updates of 2 s and three evaluations are to come
+        assert "0:01:40 left" in capsys.readouterr().out
+        log.log(1, METRICS)
+        assert "0:01:38 left" in capsys.readouterr().out
+        log.evaluation(2, RESULT | {"seconds": 10.0})
+        assert log._seconds_left(2, evaluated=True) == 4 * 2 + 2 * 10
+    with RunLog(tmp_path, 6, eval_every=2, resume_from=2) as log:  # a resumed run knows its pace
+        assert log._seconds_left(2, evaluated=True) == 4 * 2 + 2 * 10
+
+
+def test_held_out_play_shows_how_far_it_is(tmp_path):
+    with RunLog(tmp_path, 1, quiet=True) as log:
+        with log.playing(40) as finished:
+            finished(10)
+            [bar] = [task for task in log._progress.tasks if task.description == "held-out play"]
+            assert (bar.completed, bar.total) == (10, 40)
+        assert len(log._progress.tasks) == 1

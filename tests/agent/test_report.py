@@ -26,6 +26,7 @@ SECTIONS = [
     "What the teacher said",
     "Where the time went",
     "Episodes before and after",
+    "Terms",
     "Configuration",
 ]
 VOID = {"meta", "br", "hr", "img", "link", "input"}
@@ -149,6 +150,36 @@ def test_has_every_section_in_order_and_five_charts(write: Write) -> None:
     assert page.titles == SECTIONS
     assert len(page.charts()) == 5
     assert "OVD on ovd/WebQA-v0, seed 17" in page.text
+
+
+def test_a_rejected_play_stands_beside_its_replacement(write: Write) -> None:
+    folder = write([update(n, 0.5) | {"trajectory_scores": [2.0, 7.5], "threshold": 7.0}
+                    for n in range(4)])  # fmt: skip
+    lines = []
+    for number in (0, 3):
+        rejected, shown = (episode("a", 1, right, HOSTILE) for right in (False, True))
+        record = {"update": number, "score": 2.25, "threshold": 7.0}
+        record["rejected"] = json.loads(rejected.to_json())
+        record["replacement"] = json.loads(shown.to_json())
+        lines.append(json.dumps(record) + "\n")
+    (folder / "rejections.jsonl").write_text("".join(lines))
+    page = Page(folder)
+    assert "Rejected, and what the student was shown instead" in page.titles
+    assert "Update 1: S(y) = 2.25, below θ = 7" in page.text
+    assert "Update 4: S(y) = 2.25, below θ = 7" in page.text
+    assert page.text.count("Rejected play") == page.text.count("Demonstration") == 2
+    scores = page.charts()[2]
+    assert "Trajectory score S(y)" in page.text
+    assert len(scores.findall("circle")) == 8
+    assert len(scores.findall("path")) == 1  # θ, and no line through the samples
+
+
+def test_shares_are_drawn_from_nothing_to_all(write: Write) -> None:
+    """Also where all are 0."""
+    page = Page(write([update(n, 0.0) | {"em": 0.0} for n in range(4)]))
+    for chart in page.charts()[:2]:
+        labels = [text.text for text in chart.findall("text") if text.get("text-anchor") == "end"]
+        assert (labels[0], labels[-1]) == ("0", "1")
 
 
 def test_the_numbers_are_those_of_the_files(write: Write) -> None:

@@ -38,7 +38,7 @@ from ovd_envs.errors import OptionError
 from retrieval_index.files import locked
 
 REPOSITORY = Path(__file__).parents[2]
-INCIDENTAL = ("seconds", "tokens_per_second", "peak_memory_mb")
+INCIDENTAL = ("seconds", "teacher_seconds", "tokens_per_second", "peak_memory_mb")
 
 
 @pytest.fixture
@@ -108,7 +108,8 @@ def test_a_run_leaves_all_it_promises(folder):
     for line in updates:
         assert line["teacher"]["scores"] == sum(line["score_histogram"])
         assert line["teacher"]["actions"] >= line["demonstrations"]
-    assert {"judging", "acting", "total"} <= summary["stage_seconds"].keys()
+    assert summary["teacher_seconds"].keys() == {"judging", "acting"}
+    assert (out / "report.html").stat().st_size > 0
     assert summary["optimizer_steps"] > 0
     for name in ("config.json", "episodes_before.jsonl", "episodes_after.jsonl"):
         assert (out / name).stat().st_size > 0
@@ -117,6 +118,14 @@ def test_a_run_leaves_all_it_promises(folder):
     assert updates[-1]["ce_loss"] < updates[0]["ce_loss"]
     assert summary["teacher_tokens"] > 0
     assert not list(out.rglob("*.tmp"))
+    # Of each update a rejected play beside what replaced it.
+    rejections = read_log(out / "rejections.jsonl")
+    assert [record["update"] for record in rejections] == [0, 1, 2, 3]
+    for record in rejections:
+        assert record["score"] < record["threshold"] == 7.0
+        assert record["rejected"]["task"] == record["replacement"]["task"]
+        assert record["replacement"]["exact_match"] == 1.0
+    assert all(len(line["trajectory_scores"]) == 6 for line in updates)
 
 
 def test_a_run_whose_episodes_do_not_fit_says_so(folder, capsys):
@@ -397,8 +406,8 @@ def test_the_best_weights_by_held_out_play_are_kept(folder, monkeypatch):
     found = iter([0.1, 0.2, 0.6, 0.3, 0.3])
     real = trainer_module.evaluate
 
-    def evaluated(*arguments):
-        result, trajectories = real(*arguments)
+    def evaluated(*arguments, **options):
+        result, trajectories = real(*arguments, **options)
         return result | {"em": next(found)}, trajectories
 
     monkeypatch.setattr(trainer_module, "evaluate", evaluated)
