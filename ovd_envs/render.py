@@ -24,7 +24,10 @@ def render_turn(episode: Episode, number: int) -> str:
     if episode.done and number == len(episode.turns):
         grade = "not graded"
         if episode.exact_match is not None and episode.f1 is not None:
-            grade = f"exact match {episode.exact_match:.0f}, F1 {episode.f1:.2f}"
+            right = "right" if episode.exact_match == 1 else "wrong"
+            grade = f"{right}, exact match {episode.exact_match:.0f}, F1 {episode.f1:.2f}"
+            if right == "wrong":
+                grade += f"; expected {' or '.join(episode.task.answers)}"
         lines.append(f"=== {episode.end_reason}: {grade}")
     return "\n".join(line for line in lines if line)
 

@@ -11,6 +11,32 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
+def answer_of(text, tokens=None):
+    """A chat completion; `tokens` are those of the text, with the likely ones at each place."""
+    tokens = tokens or [(text, [(t, 0.5) for t in (text, "3", "nine")])]
+    content = [
+        {
+            "token": token,
+            "logprob": -0.7,
+            "bytes": None,
+            "top_logprobs": [
+                {"token": t, "logprob": math.log(p) if 0 < p <= 1 else p, "bytes": None}
+                for t, p in likely
+            ],
+        }
+        for token, likely in tokens
+    ]
+    choice = {
+        "index": 0,
+        "finish_reason": "stop",
+        "message": {"role": "assistant", "content": text},
+        "logprobs": {"content": content, "refusal": None},
+    }
+    usage = {"prompt_tokens": 10, "completion_tokens": 1, "total_tokens": 11}
+    answer = {"id": "x", "object": "chat.completion", "created": 0, "model": "m"}
+    return {**answer, "choices": [choice], "usage": usage}
+
+
 class Server(ThreadingHTTPServer):
     """Answers chat completions by `plan(number, body)`, which gives a kind of fault, a reply's
     text, or a tuple: status, text, content type and headers."""
@@ -62,28 +88,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def _answer(self, text, tokens=None):
-        tokens = tokens or [(text, [(t, 0.5) for t in (text, "3", "nine")])]
-        content = [
-            {
-                "token": token,
-                "logprob": -0.7,
-                "bytes": None,
-                "top_logprobs": [
-                    {"token": t, "logprob": math.log(p) if 0 < p <= 1 else p, "bytes": None}
-                    for t, p in likely
-                ],
-            }
-            for token, likely in tokens
-        ]
-        choice = {
-            "index": 0,
-            "finish_reason": "stop",
-            "message": {"role": "assistant", "content": text},
-            "logprobs": {"content": content, "refusal": None},
-        }
-        usage = {"prompt_tokens": 10, "completion_tokens": 1, "total_tokens": 11}
-        answer = {"id": "x", "object": "chat.completion", "created": 0, "model": "m"}
-        self._send(200, json.dumps({**answer, "choices": [choice], "usage": usage}).encode())
+        self._send(200, json.dumps(answer_of(text, tokens)).encode())
 
     def _late(self):
         """A line break first, then the digit: 3 by three to one against 9, in two spellings."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -29,6 +30,8 @@ COMMANDS = {
     "index evaluate": ("ovd_agent.cli.index_evaluate", "recall, nDCG and speed of an index"),
 }
 Command = Callable[[Sequence[str]], int]
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,12 +70,29 @@ def run(module: str, arguments: Sequence[str] | None = None, prog: str | None = 
     try:
         command: Command = import_module(module).main
         return command(words)
-    except (OVDError, FloatingPointError, OSError, MemoryError) as error:
+    except (OVDError, FloatingPointError, MemoryError) as error:
         print(error, file=sys.stderr)
+        return 2
+    except Exception as error:
+        if (sentence := _of_files(error)) is None:
+            raise
+        print(sentence, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped: rerun the same command to resume", file=sys.stderr)
         return 130
+
+
+def _of_files(error: Exception) -> str | None:
+    """One sentence for a failed read or write; None for another error. Libraries that write by
+    themselves raise errors of their own when the disk is full."""
+    full = "No space left on device" in str(error) or getattr(error, "errno", None) in _FULL
+    where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
+    if full:
+        return f"the disk is full{where}: free some space, and run the same command to resume"
+    if isinstance(error, OSError) and error.errno in _READ_ONLY:
+        return f"cannot be written{where}: {error.strerror}; choose another folder"
+    return str(error) if isinstance(error, OSError) else None
 
 
 def _terminated(signum: int, frame: object) -> None:

@@ -227,8 +227,8 @@ _TERMS = {
     "held-out": "questions that training never plays",
     "steps, hops": "how many searches, or calculations, a question needs",
     "verbal score": "the teacher's grade of one step, from 0 (worst) to 9 (best)",
-    "S(y)": "the trajectory score: of the verbal scores of all steps of a play, by default the mean;"
-    " 0 without an answer",
+    "S(y)": "the trajectory score: of the verbal scores of all steps of a play, by default the"
+    " mean; 0 without an answer",
     "θ, threshold": "a play with S(y) below it is rejected",
     "α, acceptance": "the share of the student's plays that are trained on as they are",
     "demonstration": "a play by the teacher, which replaces a rejected one",

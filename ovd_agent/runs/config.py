@@ -14,6 +14,7 @@ from ovd_agent.learner.learner import LearnerConfig
 from ovd_agent.lora import LoraConfig
 from ovd_agent.policies import DEFAULT_POLICY, IN_PROCESS, POLICIES
 from ovd_agent.rollouts.demonstrations import DemonstrationConfig
+from ovd_agent.runs.fingerprints import check_unchanged, fingerprints
 from ovd_envs.errors import OptionError
 from ovd_envs.registry import DEFAULT_ENV, choose_environment, look_up_environment
 from ovd_envs.scenario import Options
@@ -202,18 +203,24 @@ class TrainConfig(PlayConfig):
         return not self.teacher_is_a_server() if self.eval_scored is None else self.eval_scored
 
     def save(self) -> None:
-        """Write config.json, or check it: a run is resumed only with the options it began with.
+        """Write config.json, or check it: a run is resumed only with the options it began with, and
+        the same files.
 
         An option that is newer than the run counts as left out then. Raises OptionError naming the
         first option that differs.
         """
         path, mine = self.out / CONFIG_FILE, self.record()
+        read = {"env.tasks": mine["env"].get("tasks"), "eval_tasks": mine["eval_tasks"]}
+        marks = fingerprints(self.student, read)
         if path.exists():
-            for name, theirs, ours in differences(read_config(self.out), mine):
+            saved = read_config(self.out)
+            for name, theirs, ours in differences(saved, mine):
                 raise OptionError(
                     f"{self.out} was started with {name}={theirs!r}, not {ours!r}: give the same"
                     " options to resume, or another --out"
                 )
+            check_unchanged(self.out, saved.get("fingerprints", {}), marks)
+        mine["fingerprints"] = marks
         self.out.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(mine, indent=2))
 

@@ -127,7 +127,8 @@ def make_app(
         if server.index is None:
             return _problem(503, server.problem or "the index is being opened")
         record: dict[str, Any] = asdict(server.index.manifest)
-        return JSONResponse(record | {"index_fingerprint": server.index.fingerprint})
+        found = {"index_fingerprint": server.index.fingerprint, "mode": server.index.mode}
+        return JSONResponse(record | found)
 
     @app.get("/metrics")
     async def measured() -> Response:  # pyright: ignore[reportUnusedFunction]

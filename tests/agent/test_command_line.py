@@ -1,6 +1,9 @@
 """The command line: parts by name, their options, presets, and what a run's folder says."""
 
+import errno
+import json
 import re
+import resource
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -258,3 +261,51 @@ class Documented:
 
 def test_the_text_under_a_field_is_its_help():
     assert field_help(Documented) == {"plain": "Of one sentence.", "last": "The end."}
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "a/b"),
+            r"is full \(a/b\): free",
+        ),
+        (RuntimeError('IoError(Os { message: "No space left on device" })'), "the disk is full:"),
+        (OSError(errno.EROFS, "Read-only file system", "a/b"), r"cannot be written \(a/b\): Read-"),
+        (PermissionError(errno.EACCES, "Permission denied", "a"), "choose another folder"),
+    ],
+)
+def test_a_full_disk_and_a_folder_that_cannot_be_written_are_one_sentence(
+    monkeypatch, capsys, error, sentence
+):
+    def fails(arguments):
+        raise error
+
+    monkeypatch.setattr("ovd_agent.cli.report.main", fails)
+    assert main.main(["report"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert re.search(sentence, lines[0])
+
+
+def test_other_errors_stay_visible(monkeypatch):
+    def fails(arguments):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("ovd_agent.cli.report.main", fails)
+    with pytest.raises(RuntimeError, match="a bug"):
+        main.main(["report"])
+
+
+def test_a_build_on_a_full_disk_leaves_one_sentence(tmp_path):
+    """A limit of the size of files is as a full disk."""
+    corpus = tmp_path / "corpus.jsonl"
+    lines = ({"id": str(n), "title": f"T {n}", "text": f"text {n} " * 20} for n in range(500))
+    corpus.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = [sys.executable, "-m", "ovd_agent.cli.main", "index", "build", "--corpus", str(corpus)]
+    words += ["--out", str(tmp_path / "index"), "--encoder", "hashing"]
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # noqa: E731
+    ended = subprocess.run(words, preexec_fn=limit, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2, ended.stderr
+    assert "the disk is full" in ended.stderr
+    assert "Traceback" not in ended.stderr

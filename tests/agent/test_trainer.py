@@ -505,3 +505,23 @@ def test_policy_and_learner_share_the_temperature(folder, temperature):
     assert 0 < update["entropy"] < 6
     rounding = 1e-4 if compute_dtype(torch.device("cpu")) == torch.float32 else 3e-2
     assert update["gap"] < rounding
+
+
+def test_a_resumed_run_notices_changed_files(folder, tmp_path):
+    tasks = tmp_path / "tasks.jsonl"
+    line = {"id": "a", "problem": "What is 1 + 1?", "answer": "2"}
+    tasks.write_text(json.dumps(line) + "\n")
+    options = {"env": ENV | {"tasks": str(tasks)}, "updates": 1, "tasks_per_update": 1}
+    Trainer(small(folder, "run", **options)).run()
+    before = tasks.read_text()
+    tasks.write_text(json.dumps(line | {"answer": "3"}) + "\n")
+    with pytest.raises(OptionError, match=r"env\.tasks: its files have changed since"):
+        Trainer(small(folder, "run", **options)).run()
+    tasks.write_text(before)
+    Trainer(small(folder, "run", **options)).run()
+    weights = next((folder / "student").glob("*.safetensors"))
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(OptionError, match="student: its files have changed"):
+        Trainer(small(folder, "run", **options)).run()

@@ -254,7 +254,7 @@ def test_rendering(
         "turn 1: search",
         "[1] Title 3",
         "turn 2: answer",
-        "answered: exact match 1",
+        "answered: right, exact match 1",
     ):
         assert part in text
     assert TextEnv(webqa(), tasks).render() is None

@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import json
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -284,17 +285,26 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), 
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
-@pytest.mark.parametrize("mode", ["hybrid", "bm25"])
+@pytest.mark.parametrize("mode", ["hybrid", "bm25", None])
 def test_the_page_shows_passages_scores_and_who_found_them(address, index, tmp_path, mode):
     flags = "--headless --no-sandbox --disable-gpu --disable-background-networking --dump-dom"
     command = [str(CHROMIUM), *flags.split(), f"--user-data-dir={tmp_path}"]
-    command += ["--virtual-time-budget=20000", f"{address}/?q=town+12&mode={mode}"]
+    command += [
+        "--virtual-time-budget=20000",
+        f"{address}/?q=town+12" + f"&mode={mode}" * bool(mode),
+    ]
     page = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
     assert f"{len(PASSAGES)} passages" in page
     first = index.search(["town 12"], 10, mode)[0][0]
     shown = page[page.index('<ol id="results">') :]
-    assert first.text in shown
+    assert first.text in re.sub("</?mark>", "", shown)
+    assert "<mark>town</mark> <mark>12</mark>" in shown.lower()
+    assert f"id {first.id}<" in shown
     assert f"{first.score:.4f}" in shown
+    assert f"{index.mode} (default)" in page
+    assert {"hybrid": "reciprocal rank fusion", "bm25": "BM25 score", "dense": "cosine"}[
+        mode or index.mode
+    ] in page.partition("<script>")[0]
     assert "bm25 #1" in shown
     assert "dense #" in shown
 
