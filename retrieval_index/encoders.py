@@ -274,8 +274,10 @@ def _load_model(name: str, device: str | None) -> Any:
     if importlib.util.find_spec("sentence_transformers") is None:
         raise MissingPackageError("sentence-transformers", f"encoder {name!r}")
     from sentence_transformers import SentenceTransformer
+    from transformers.utils.logging import disable_progress_bar
 
     location, offline = _locate(name)
+    disable_progress_bar()  # of the loading of weights, among the lines of a command
     try:
         return SentenceTransformer(location, device=device, local_files_only=offline)
     except Exception as error:

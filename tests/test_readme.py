@@ -106,7 +106,7 @@ def test_everything_runs_in_the_order_printed(
             if not " ".join(words).startswith(ELSEWHERE):
                 run_command(words, tmp_path)
                 ran += 1
-    assert ran > 15
+    assert ran >= 15
     summaries = [json.loads(path.read_text()) for path in tmp_path.rglob("summary.json")]
     assert {"OVD", "SFT", "BESTOFN"} == {
         str(each["algorithm"]).upper().split(":")[-1] for each in summaries

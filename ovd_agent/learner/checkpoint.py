@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
@@ -122,10 +122,22 @@ def load_checkpoint(folder: str | Path, model: PreTrainedModel, learner: Learner
     for file in files:
         shapes |= _read(file, _read_shapes)
     _check_config(path, saved, model)
+    converted = None if trained or shapes.keys() <= weights.keys() else _converted(path, model)
+    if converted is not None:
+        shapes = {name: tuple(weight.shape) for name, weight in converted.items()}
     _check_shapes(path, shapes, weights)
     learner.load_state_dict(optimizer)
-    _load_weights(files, weights)
+    for each in (load_file(file) for file in files) if converted is None else [converted]:
+        _copy(each, weights)
     return state
+
+
+def _converted(path: Path, model: PreTrainedModel) -> dict[str, Tensor]:
+    """Weights under the names that they have in memory, where those of a file differ: transformers
+    stacks the experts of a mixture when it loads a model."""
+    with quiet():
+        loaded = type(model).from_pretrained(path, dtype=model.dtype, device_map="cpu")
+    return cast(dict[str, Tensor], loaded.state_dict())
 
 
 def _weight_files(path: Path) -> list[Path]:
@@ -180,7 +192,6 @@ def _check_shapes(
 
 
 @torch.no_grad()
-def _load_weights(files: Sequence[Path], weights: Mapping[str, Tensor]) -> None:
-    for file in files:
-        for name, weight in load_file(file).items():
-            weights[name].copy_(weight)
+def _copy(found: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    for name, weight in found.items():
+        weights[name].copy_(weight)

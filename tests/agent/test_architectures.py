@@ -8,6 +8,9 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from ovd_agent.learner.checkpoint import load_checkpoint, save_checkpoint
+from ovd_agent.learner.learner import Learner, LearnerConfig
+from ovd_agent.learner.rows import TrainingRow
 from ovd_agent.models import byte_tokenizer
 from ovd_agent.policies.base import Sampling
 from ovd_agent.policies.check import UnplayableModel, check_played
@@ -115,3 +118,25 @@ def test_more_tokens_than_the_model_has_positions_are_refused():
     policy = TorchPolicy(tiny("gpt2"), byte_tokenizer(), slots=2, max_length=65)
     with pytest.raises(UnplayableModel, match="reads at most 64 tokens"):
         check_played(policy, "gpt2")
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_oss", "mixtral", "qwen3_moe"])
+def test_it_resumes_bit_for_bit(name, tmp_path):
+    """Also where transformers keeps the experts of a mixture under other names in memory."""
+    model = tiny(name)
+    learner = Learner(model, LearnerConfig())
+    row = TrainingRow.blank(list(range(2, 12)), "demonstration")
+    row.stream("ce")[1:] = 1.0
+    learner.update([row])
+    save_checkpoint(tmp_path, model, byte_tokenizer(), learner, {"update": 1})
+    other = tiny(name)
+    resumed = Learner(other, LearnerConfig())
+    assert load_checkpoint(tmp_path, other, resumed) == {"update": 1}
+    for (key, weight), found in zip(
+        model.state_dict().items(), other.state_dict().values(), strict=True
+    ):
+        assert torch.equal(weight, found), key
+    for each in learner, resumed:
+        each.update([row])
+    for weight, found in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(weight, found)
