@@ -26,6 +26,7 @@ from ovd_agent.models import compute_dtype
 KEPT = (
     *("em_before", "em_after", "acceptance", "seconds", "updates", "threads", "precision"),
     *("student_tokens", "teacher_tokens", "score_calls", "demonstrations"),
+    *("distinct_demonstrations", "teacher"),
     *("trained_tokens", "computed_tokens", "optimizer_steps"),
 )
 
@@ -39,6 +40,9 @@ class Learning:
     updates: int | None = None
     """More than the demo's."""
     runs: Path = Path("runs/learning")
+    """A seed whose run is there and finished is read; one that was stopped is resumed."""
+    show: bool = False
+    """Print the record, and measure nothing."""
 
 
 def main(config: Learning) -> None:
@@ -46,9 +50,10 @@ def main(config: Learning) -> None:
     # What ran on processors with and without bfloat16 is not one table.
     name += f"-{compute_dtype(torch.device('cpu'))}".replace("torch.", "")
     recorded = RESULTS / f"learning_{name}.json"
-    results: dict[str, dict[str, Any]] = (
-        loads(recorded.read_text())["results"] if recorded.exists() else {}
-    )
+    if config.show:
+        show(config.task, loads(recorded.read_text())["results"])
+        return
+    results: dict[str, dict[str, Any]] = {}
     for seed in config.seeds:
         out = config.runs / f"{name}-{seed}"
         if not (out / "summary.json").exists():
@@ -60,7 +65,6 @@ def main(config: Learning) -> None:
         summary = loads((out / "summary.json").read_text())
         hops = {hop: row["em"] for hop, row in summary["after"]["per_hop"].items()}
         results[str(seed)] = {key: summary[key] for key in KEPT} | {"em_after_per_hop": hops}
-    results = dict(sorted(results.items()))
     show(config.task, results)
     record = {"results": results, **surroundings(["torch", "transformers"])}
     write_record(recorded, record)

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import tyro
-from record import RESULTS, surroundings, write_record
+from record import RESULTS, STOPPED, begun, surroundings, write_record
 from rich.console import Console
 from rich.table import Table
 
@@ -44,15 +44,19 @@ class Options:
     seed: int = 0
     folder: Path = Path("runs/million")
     out: Path = RESULTS / "million.json"
+    show: bool = False
+    """Print the record at `out`, and measure nothing."""
 
 
 def main(options: Options) -> None:
+    if options.show:
+        show(json.loads(options.out.read_text())["results"])
+        return
     corpus = options.folder / f"passages-{options.passages}.jsonl"
     if not corpus.exists():
         write_corpus(corpus, options)
-    record: dict[str, Any] = {"results": {}}
-    if options.out.exists():
-        record = json.loads(options.out.read_text())
+    stopped = options.folder / STOPPED
+    record = begun(stopped)
     for kind in options.indexes:
         name = f"{kind} {options.passages}"
         if name in record["results"]:
@@ -60,7 +64,9 @@ def main(options: Options) -> None:
         out = options.folder / f"{kind.replace(',', '-')}-{options.passages}"
         built = in_process(build, corpus, out, kind)
         record["results"][name] = built | in_process(measure, out, kind, options)
-        write_record(options.out, record | {"seed": options.seed} | surroundings(PACKAGES))
+        write_record(stopped, record | {"seed": options.seed})
+    write_record(options.out, record | {"seed": options.seed} | surroundings(PACKAGES))
+    stopped.unlink()
     show(record["results"])
 
 

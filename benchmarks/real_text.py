@@ -71,13 +71,16 @@ class Options:
     """Questions of a held-out set, at most."""
     runs: Path = Path("runs/real_text")
     out: Path = RESULTS / "real_text.json"
+    show: bool = False
+    """Print the record at `out`, and measure nothing."""
 
 
 def main(options: Options) -> None:
+    if options.show:
+        show(json.loads(options.out.read_text())["results"])
+        return
     prepare(options)
     results: dict[str, Any] = {}
-    if options.out.exists():
-        results = json.loads(options.out.read_text())["results"]
     students = {"before": "smollm2"}
     students |= {f"{arm}-{seed}": "" for seed in options.seeds for arm in options.arms}
     for name, student in students.items():

@@ -29,6 +29,15 @@ def surroundings(packages: Sequence[str]) -> dict[str, Any]:
     }
 
 
+STOPPED = "stopped.json"
+"""In the folder of a benchmark's files: what a run measured that was stopped."""
+
+
+def begun(path: Path) -> dict[str, Any]:
+    """What a run that was stopped has measured; nothing yet if there was none."""
+    return json.loads(path.read_text()) if path.exists() else {"results": {}}
+
+
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
     """Write JSON atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)

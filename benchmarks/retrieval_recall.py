@@ -1,11 +1,11 @@
 """Dense, BM25 and hybrid search on real questions with known passages, one table.
 
     python benchmarks/retrieval_recall.py
+    python benchmarks/retrieval_recall.py --show      # the record, without measuring
 
-Each corpus is indexed with each encoder (in runs/recall; a build that was stopped goes on, and a
-set that is recorded is not measured again), and up to `count` of its questions are searched in each
-mode. Recall@10 and nDCG@10 are by the supporting passages; hit@10 is the share of questions of
-which an answer stands in one of the first ten.
+Each corpus is indexed with each encoder (in runs/recall; a run that was stopped goes on), and up to
+`count` of its questions are searched in each mode. Recall@10 and nDCG@10 are by the supporting
+passages; hit@10 is the share of questions of which an answer stands in one of the first ten.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from record import RESULTS, surroundings, write_record
+from record import RESULTS, STOPPED, begun, surroundings, write_record
 from rich.console import Console
 from rich.table import Table
 
@@ -48,19 +48,25 @@ class Options:
     seed: int = 0
     indexes: Path = Path("runs/recall")
     out: Path = RESULTS / "retrieval_recall.json"
+    show: bool = False
+    """Print the record at `out`, and measure nothing."""
 
 
 def main(options: Options) -> None:
-    record: dict[str, Any] = {"results": {}}
-    if options.out.exists():
-        record = json.loads(options.out.read_text())
+    if options.show:
+        show(json.loads(options.out.read_text())["results"])
+        return
+    stopped = options.indexes / STOPPED
+    record = begun(stopped)
     results: dict[str, dict[str, Any]] = record["results"]
     for name in options.sets:
         for encoder in options.encoders:
             if encoder not in results.setdefault(name, {}):
                 results[name][encoder] = measured(name, encoder, options)
                 record |= {"count": options.count, "seed": options.seed}
-                write_record(options.out, record | surroundings(PACKAGES))
+                write_record(stopped, record)
+    write_record(options.out, record | surroundings(PACKAGES))
+    stopped.unlink()
     show(results)
 
 
