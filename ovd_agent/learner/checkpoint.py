@@ -70,19 +70,21 @@ def save_checkpoint(
     keep: int = 2,
     *,
     best: bool = False,
+    number: int | None = None,
 ) -> Path:
     """Write the next checkpoint and point `latest` at it, and `best` where it is that; keep the
     last `keep` and the best; return its folder.
 
-    `state` is the caller's own JSON-able state. One process may write to `folder` at a time.
+    `number` names it where it is above that of the last one, as a run's update is. `state` is the
+    caller's own JSON-able state. One process may write to `folder` at a time.
     """
     if keep < 1:
         raise ValueError(f"keep is {keep}, but at least 1 checkpoint must be kept")
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)
     existing = complete_checkpoints(root)
-    number = int(existing[-1].name.removeprefix(PREFIX)) + 1 if existing else 1
-    target = root / f"{PREFIX}{number:06d}"
+    following = int(existing[-1].name.removeprefix(PREFIX)) + 1 if existing else 1
+    target = root / f"{PREFIX}{max(following, number or 0):06d}"
     # Under a fixed name, so that the leftovers of a killed process are found and removed.
     temporary = root / "unfinished"
     shutil.rmtree(temporary, ignore_errors=True)

@@ -243,6 +243,7 @@ class Trainer:
             state,
             keep=1 if self.update == self.config.updates else 2,
             best=best,
+            number=self.update,
         )
         self._saved = self.update
 
