@@ -1,6 +1,6 @@
 """Whether two mathematical answers have the same value.
 
-Plain numbers and equal texts are compared here. The rest goes to `math-verify` in a separate
+Equal texts and plain quantities are compared here. The rest goes to `math-verify` in a separate
 process (`ovd_envs.grading.worker`), because a model can write an answer whose value takes for ever
 to compute. Answers are read as LaTeX and never evaluated as Python.
 """
@@ -11,30 +11,57 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
+from ovd_envs.grading.expressions import exact_value
+from ovd_envs.grading.quantities import Quantity, read_quantity, same_quantity
+from ovd_envs.grading.tidy import tidy
 from ovd_envs.grading.worker import verifier
 
 MATH_CHARS = 500
 """A longer answer is wrong: the longest of MATH and OlympiadBench has about 200 characters."""
 
 _NUMBER = re.compile(r"([+-]?)(\d+|\d{1,3}(?:,\d{3})+)?(\.\d+)?(?:/(\d+))?")
-_TEXT = re.compile(r"\\(?:text|mathrm|mbox)\{([^{}]*)\}")
+_TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|rm)\s*\{([^{}]*)\}")
 # Space between digits stays: "1 2" is not 12.
-_DRESS = re.compile(r"\\(?:(?:left|right)(?![a-z])|[!,;\s])|\\?\$|\s+(?!\d)|(?<!\d)\s+")
-
-
-_BOXED = re.compile(r"\\boxed\s*\{")
+_DRESS = re.compile(r"\\?\$|\s+(?!\d)|(?<!\d)\s+")
+_BOXED = re.compile(r"\\f?boxed\s*\{|\\fbox\s*\{")
+_BARE_BOXED = re.compile(r"\\boxed\s+([^\s{}]+)")
+_JOINED = re.compile(r"[\s,;$]*(?:and|or)?[\s,;$]*")
+_CHOICE = re.compile(r"\(?([A-J])(?:\)|[.:]\s|\)?$)")
+_COMPARED = re.compile(r"(?<![<>!=\\])=(?!=)")
+_DEGREES = re.compile(
+    r"\\(sin|cos|tan)\s*[({]?\s*(\d+(?:\.\d+)?)\s*\^\s*\{?\s*\\circ\s*\}?\s*[)}]?"
+)
+_TEN_TO_THE = re.compile(r"(\d(?:\.\d+)?)[eE]([+-]?\d{1,4})(?![\d.])")
 
 
 def last_boxed(text: str) -> str:
-    """What the last `\\boxed{…}` of a text holds, braces balanced; empty if there is none."""
-    starts = [match.end() for match in _BOXED.finditer(text)]
-    for start in reversed(starts):
+    """What the last `\\boxed{…}` of a text holds, braces balanced; empty if there is none.
+
+    Several in a row, joined by commas or "and", are a list.
+    """
+    found = _boxes(text)
+    if not found:
+        bare = _BARE_BOXED.findall(text)
+        return bare[-1] if bare else ""
+    first = len(found) - 1
+    while first and _JOINED.fullmatch(text, found[first - 1][1], found[first][0]):
+        first -= 1
+    return ", ".join(held for _, _, held in found[first:])
+
+
+def _boxes(text: str) -> list[tuple[int, int, str]]:
+    """Where the outermost boxes begin and end, and what they hold; the innermost where nested."""
+    found: list[tuple[int, int, str]] = []
+    for match in _BOXED.finditer(text):
         depth = 1
-        for place in range(start, min(len(text), start + MATH_CHARS)):
+        for place in range(match.end(), min(len(text), match.end() + MATH_CHARS)):
             depth += {"{": 1, "}": -1}.get(text[place], 0)
             if depth == 0:
-                return text[start:place].strip()
-    return ""
+                if found and found[-1][1] > match.start():
+                    found.pop()  # this one stands inside it
+                found.append((match.start(), place + 1, text[match.end() : place].strip()))
+                break
+    return found
 
 
 def math_equal(answer: str, answers: Sequence[str]) -> bool:
@@ -43,31 +70,82 @@ def math_equal(answer: str, answers: Sequence[str]) -> bool:
 
 
 def math_grade(answer: str, answers: Sequence[str]) -> tuple[bool, str]:
-    """Whether `answer` has the value of one of `answers` (plain numbers, fractions or LaTeX), and
+    """Whether `answer` has the value of one of `answers` (plain numbers, quantities or LaTeX), and
     how that was found: "text", "number", "math-verify", or "timeout".
 
-    An answer that is over-long or unreadable is not equal; neither is one that takes too long to
-    compare, but that one is marked.
+    A unit or noun counts only where both have one; a base, too. An answer that is over-long or
+    unreadable is not equal; neither is one that takes too long to compare, but that one is marked.
     """
     if len(answer) > MATH_CHARS:
         return False, "text"
-    answer = last_boxed(answer) or answer
-    given = _undress(answer)
-    golds = {gold: _undress(gold) for gold in answers}
-    if not given or given in golds.values():
-        return bool(given), "text"
-    number = parse_number(given)
-    numbers = {gold: parse_number(text) for gold, text in golds.items()}
-    if number is not None and number in numbers.values():
-        return True, "number"
-    source = "number"
+    given = _last_side(tidy(last_boxed(answer) or answer))
+    if not given:
+        return False, "text"
+    golds = [tidy(last_boxed(gold) or gold) for gold in answers]
+    if any(_same_text(given, gold) for gold in golds):
+        return True, "text"
+    source = "text"
+    quantity = read_quantity(given)
     for gold in golds:
-        if number is None or numbers[gold] is None:
-            equal = verifier.equal(answer, gold)
-            if equal:
-                return True, "math-verify"
-            source = "timeout" if equal is None or source == "timeout" else "math-verify"
+        equal, source = _compared(given, quantity, gold, source)
+        if equal:
+            return True, source
     return False, source
+
+
+def _compared(given: str, quantity: Quantity | None, gold: str, before: str) -> tuple[bool, str]:
+    """Whether the texts have one value, and how that was found, after other golds were not."""
+    other = read_quantity(gold)
+    if quantity is not None and other is not None:
+        return same_quantity(quantity, other), "timeout" if before == "timeout" else "number"
+    given, gold = _for_verify(given, quantity), _for_verify(gold, other)
+    if {_brackets(given), _brackets(gold)} == {"set", "tuple"}:
+        return False, before
+    equal = verifier.equal(given, gold)
+    if not equal and equal is not None and re.search(r"[<>]|\\[lg]eq?\b", given):
+        equal = verifier.equal(gold, given)  # an inequality for an interval
+    if equal:
+        return True, "math-verify"
+    return False, "timeout" if equal is None or before == "timeout" else "math-verify"
+
+
+def _last_side(text: str) -> str | None:
+    """The last side of a chain of equal numbers ("2 + 3 = 5"); None where two sides differ."""
+    sides = [side.strip() for side in _COMPARED.split(text)]
+    values = [exact_value(side) for side in sides]
+    if len(sides) < 2 or None in values:
+        return text
+    return sides[-1] if len(set(values)) == 1 else None
+
+
+def _same_text(given: str, gold: str) -> bool:
+    plain, other = _undress(given), _undress(gold)
+    if plain == other or (len(other) > 1 and plain.lower() == other.lower()):
+        return True
+    letter = _CHOICE.match(_TEXT.sub(r"\1", given))
+    return bool(letter) and len(other) == 1 and letter[1] == other
+
+
+def _brackets(text: str) -> str:
+    """Whether a text is a "set" in braces, a "tuple" or interval in brackets, or neither."""
+    if text.startswith("\\{") and text.endswith("\\}"):
+        return "set"
+    return "tuple" if "," in text and text[0] in "([" and text[-1] in ")]" else ""
+
+
+def _for_verify(text: str, quantity: Quantity | None) -> str:
+    """A text as math-verify reads it rightly: no e-notation, no degrees, no magnitude words."""
+    if quantity is not None and quantity.base is None and not quantity.percent:
+        value = quantity.value
+        if max(value.numerator.bit_length(), value.denominator.bit_length()) < 200:
+            return str(value.numerator) if value.denominator == 1 else _fraction(value)
+    text = _TEN_TO_THE.sub(r"\1 \\times 10^{\2}", text)
+    return _DEGREES.sub(r"\\\1(\\frac{\2 \\pi}{180})", text)
+
+
+def _fraction(value: Fraction) -> str:
+    sign = "-" if value < 0 else ""
+    return f"{sign}\\frac{{{abs(value.numerator)}}}{{{value.denominator}}}"
 
 
 def parse_number(text: str) -> Fraction | None:
@@ -80,6 +158,6 @@ def parse_number(text: str) -> Fraction | None:
 
 
 def _undress(text: str) -> str:
-    """What is left of an answer without LaTeX's spacing and styling."""
+    """What is left of a tidied answer without styling and spaces."""
     text = _DRESS.sub("", _TEXT.sub(r"\1", text))
     return text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").removesuffix(".")

@@ -247,22 +247,22 @@ def test_nothing_is_executed(attack: str, tmp_path: Path) -> None:
     assert not math_equal(attack.format(trap=trap), ["5"])
     assert not math_equal("5x", [attack.format(trap=trap)])
     assert not trap.exists()
-    assert math_equal(r"\frac{10}{2}", ["5"]), "the worker's replies are in step"
+    assert math_equal(r"\frac{\sqrt{100}}{2}", ["5"]), "the worker's replies are in step"
 
 
 def test_a_killed_worker_is_replaced(fresh: worker.Verifier) -> None:
-    assert math_equal(r"\frac{10}{2}", ["5"])
+    assert math_equal(r"\frac{\sqrt{100}}{2}", ["5"])
     assert fresh._process is not None
     fresh._process.kill()
     fresh._process.wait()
-    assert math_equal(r"\frac{10}{2}", ["5"])
+    assert math_equal(r"\frac{\sqrt{100}}{2}", ["5"])
 
 
 def test_threads_share_one_worker(fresh: worker.Verifier) -> None:
     verdicts: dict[int, bool] = {}
 
     def judge(number: int) -> None:
-        verdicts[number] = math_equal(rf"\frac{{{number}}}{{2}}", ["2"])
+        verdicts[number] = math_equal(rf"\frac{{\sqrt{{{number * number}}}}}{{2}}", ["2"])
 
     threads = [threading.Thread(target=judge, args=(number,)) for number in range(8)]
     for thread in threads:
@@ -275,7 +275,7 @@ def test_threads_share_one_worker(fresh: worker.Verifier) -> None:
 def test_no_worker_outlives_its_program() -> None:
     code = r"""if True:
         from ovd_envs.grading import mathematics, worker
-        assert mathematics.math_equal("\\frac{10}{2}", ["5"])
+        assert mathematics.math_equal("\\frac{\\sqrt{100}}{2}", ["5"])
         print(worker.verifier._process.pid)
     """
     done = subprocess.run(
@@ -292,10 +292,10 @@ def test_a_forked_process_has_a_worker_of_its_own() -> None:
     code = r"""if True:
         import os
         from ovd_envs.grading import mathematics, worker
-        assert mathematics.math_equal("\\frac{10}{2}", ["5"])
+        assert mathematics.math_equal("\\frac{\\sqrt{100}}{2}", ["5"])
         before = worker.verifier._process.pid
         child = os.fork()
-        assert mathematics.math_equal("\\frac{12}{2}", ["6"])
+        assert mathematics.math_equal("\\frac{\\sqrt{144}}{2}", ["6"])
         assert (worker.verifier._process.pid == before) == bool(child)
         if child:
             assert os.waitpid(child, 0)[1] == 0
