@@ -48,7 +48,7 @@ def read_quantity(text: str) -> Quantity | None:
     text = _TEXT.sub(lambda match: f" {match[1]} ", text).replace("~", " ").strip()
     if match := _BASE.fullmatch(text):
         return Quantity(Fraction(int(match[1])), base=int(match[2] or match[3]))
-    if (named := _named(text)) is not None:
+    if (named := named_number(text)) is not None:
         return Quantity(named)
     sign, text, unit = _currency(text)
     body, rest = leading_expression(text)
@@ -66,7 +66,8 @@ def read_quantity(text: str) -> Quantity | None:
 _TEXT = re.compile(r"\\(?:text|mathrm|mbox|textrm|operatorname|rm)\s*\{\s*([^{}]*?)\s*\}")
 _BASE = re.compile(r"(\d{1,100})_(?:\{(\d{1,3})\}|(\d{1,3}))")
 _PERCENT = re.compile(r"\s*(?:\\?%|per ?cent\b)")
-_UNIT = re.compile(r"[A-Za-z°¢^\\][A-Za-z.°/²³^{}\d\\ -]*")
+_UNIT = re.compile(r"[A-Za-z°¢^\\/][A-Za-z.°/²³^{}\\ -]*")
+_EXPONENT = re.compile(r"\^\s*\{?\s*-?\d\s*\}?")
 _MIXED = re.compile(
     r"([+-]?)(\d{1,20})(?:\s+|\s*(?=\\frac)|-)"
     r"(?:(\d{1,20})\s*/\s*(\d{1,20})|\\frac\s*\{(\d{1,20})\}\s*\{(\d{1,20})\})"
@@ -129,21 +130,36 @@ _UNITS = {
     "ohm": "ohm", "mile / hour": "mph", "mole": "mol mole", "radian": "rad radian", "erg": "erg",
 }  # fmt: skip
 _NAMES = {name: unit for unit, names in _UNITS.items() for name in names.split()}
-_FUNCTIONS = {"pi", "sin", "cos", "tan", "log", "ln", "sqrt", "exp", "infty", "or", "and", "to"}
+_NO_UNITS = {"pi", "sin", "cos", "tan", "log", "ln", "sqrt", "exp", "infty", "or", "and", "to"}
+_NO_UNITS |= {
+    "is",
+    "are",
+    "was",
+    "not",
+    "no",
+    "but",
+    "if",
+    "than",
+    "plus",
+    "minus",
+    "times",
+    "equals",
+}
+_MOST_WORDS = 5
 
 
 def _is_unit(words: str, *, attached: bool) -> bool:
     """Whether words after a number are a noun or a unit, and no product of variables."""
+    words = _EXPONENT.sub("", words).strip()
     if not _UNIT.fullmatch(words) or "\\" in words.replace("\\circ", ""):
         return False
     plain = re.findall(r"[A-Za-z]+", words)
-    if any(word.lower() in _FUNCTIONS for word in plain):
+    if len(plain) > _MOST_WORDS or any(word.lower() in _NO_UNITS for word in plain):
         return False
-    if attached:
+    if attached or words in _NAMES or not plain:
         return words in _NAMES
-    if words in _NAMES or not plain:
-        return words in _NAMES
-    return len(plain[0]) > 1 or plain[0] in _NAMES
+    first = plain[1] if plain[0] in ("a", "an") and len(plain) > 1 else plain[0]
+    return len(first) > 1 or first in _NAMES
 
 
 def _canonical(words: str) -> str:
@@ -164,7 +180,7 @@ _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 _WORDS |= {word: 10 * number for number, word in enumerate(_TENS.split(), start=2)}
 
 
-def _named(text: str) -> Fraction | None:
+def named_number(text: str) -> Fraction | None:
     """The value of number words: "eighteen", "two hundred and five"."""
     words = re.findall(r"[a-z]+", text.lower())
     if not words or re.search(r"[^A-Za-z ,-]", text) or len(words) > 12:

@@ -24,9 +24,18 @@ def normalize(text: str) -> str:
 
 
 def exact_match(answer: str, answers: Sequence[str]) -> float:
-    """1.0 if `answer` equals one of `answers` after normalisation, else 0.0."""
+    """1.0 if `answer` equals one of `answers` after normalisation, else 0.0.
+
+    Where nothing is left of an accepted answer ("A", "The The", "+") the texts are compared as they
+    are: else any article would do.
+    """
     given = normalize(answer)
-    return float(any(given == normalize(gold) for gold in answers))
+    return float(any(_equal(answer, given, gold) for gold in answers))
+
+
+def _equal(answer: str, given: str, gold: str) -> bool:
+    wanted = normalize(gold)
+    return given == wanted if wanted else answer.strip().lower() == gold.strip().lower()
 
 
 def mentions(text: str, answers: Sequence[str]) -> bool:
@@ -37,8 +46,16 @@ def mentions(text: str, answers: Sequence[str]) -> bool:
 
 def f1_score(answer: str, answers: Sequence[str]) -> float:
     """The best token F1 of `answer` against any of `answers`."""
-    given = normalize(answer).split()
-    return max((_f1(given, normalize(gold).split()) for gold in answers), default=0.0)
+    given = normalize(answer)
+    return max(
+        (
+            _f1(given.split(), wanted.split())
+            if (wanted := normalize(gold))
+            else float(_equal(answer, given, gold))
+            for gold in answers
+        ),
+        default=0.0,
+    )
 
 
 def _f1(given: list[str], gold: list[str]) -> float:

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ovd_envs.episode import Episode, Task
 from ovd_envs.errors import OptionError, SearchUnavailable
+from ovd_envs.grading.strict import strict_match
 from ovd_envs.grading.text import exact_match, f1_score
 from ovd_envs.grammar import Action, render_documents, render_error
 from ovd_envs.scenario import Grade, Options, Response, Scenario
@@ -32,6 +33,10 @@ PROMPT = (
 ADVICE = "Write <search>query</search> to search or <answer>answer</answer> to finish."
 
 
+GRADERS = {"squad": (exact_match, "text"), "strict": (strict_match, "strict")}
+"""By name, with the `grade_source` of their episodes."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class WebQAOptions(Options):
     """Multi-turn question answering over a search engine."""
@@ -41,6 +46,9 @@ class WebQAOptions(Options):
     the index of the generated encyclopedia."""
     top_k: int = 1
     """Passages that a search returns."""
+    grader: Literal["squad", "strict"] = "squad"
+    """When an answer is right: "squad" compares as SQuAD does, and most papers; "strict" is
+    Unicode-aware, and keeps signs and decimal points."""
     passages: int = 2000
     """Size of the generated encyclopedia."""
     world_seed: int = 0
@@ -52,6 +60,9 @@ class WebQAOptions(Options):
         super().__post_init__()
         if type(self.top_k) is not int or self.top_k < 1:
             raise OptionError(f"top_k={self.top_k!r}: expected an integer, at least 1")
+        if self.grader not in GRADERS:
+            expected = f"expected one of {', '.join(GRADERS)}"
+            raise OptionError(f"grader={self.grader!r}: {expected}")
 
 
 class WebQA(Scenario):
@@ -64,6 +75,7 @@ class WebQA(Scenario):
         super().__init__(options, teacher)
         self.search = search
         self.top_k = options.top_k
+        self._matches, self._source = GRADERS[options.grader]
 
     def prompt(self, task: Task) -> str:
         return PROMPT.format(question=task.prompt)
@@ -93,9 +105,9 @@ class WebQA(Scenario):
         return results
 
     def grade(self, task: Task, answer: str) -> Grade:
-        if exact_match(answer, task.answers):
-            return Grade(1.0, 1.0)
-        return Grade(0.0, f1_score(answer, task.answers))
+        if self._matches(answer, task.answers):
+            return Grade(1.0, 1.0, self._source)
+        return Grade(0.0, f1_score(answer, task.answers), self._source)
 
 
 _SILENCE = Response()

@@ -87,25 +87,38 @@ def _task(row: Mapping[str, Any], where: str) -> Task:
 
 def _count(row: Mapping[str, Any], key: str) -> int:
     value = row.get(key, 0)
-    return value if isinstance(value, int) else 0
+    return value if type(value) is int else 0
 
 
 def _field(row: Mapping[str, Any], key: str, where: str) -> Any:
     if key not in row:
-        raise TaskError(f"{where}: no field {key!r}: expected {_QUESTION}, or {_PROBLEM}")
+        found = ", ".join(map(repr, row)) or "none"
+        raise TaskError(
+            f"{where}: no field {key!r}: expected {_QUESTION}, or {_PROBLEM}; found {found}"
+        )
     return row[key]
 
 
 def _text(row: Mapping[str, Any], key: str, where: str) -> str:
     value = _field(row, key, where)
-    if not isinstance(value, str) or not value.strip():
+    text = _as_text(value)
+    if text is None:
         raise TaskError(f"{where}: {key}={value!r:.60}: expected a non-empty text")
-    return value
+    return text
 
 
 def _texts(row: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
     value = _field(row, key, where)
-    texts = cast("list[Any]", value) if isinstance(value, list) else []
-    if not texts or not all(isinstance(text, str) for text in texts):
-        raise TaskError(f"{where}: {key}={value!r:.60}: expected a list of texts, at least one")
+    values = cast("list[Any]", value) if isinstance(value, list) else []
+    texts = [text for each in values if (text := _as_text(each)) is not None]
+    if not texts or len(texts) < len(values):
+        expected = "expected a list of texts, at least one, none of them empty"
+        raise TaskError(f"{where}: {key}={value!r:.60}: {expected}")
     return tuple(texts)
+
+
+def _as_text(value: Any) -> str | None:
+    """A text as it is, and a number as its digits; None for anything else, or where it is empty."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    return value if isinstance(value, str) and value.strip() else None

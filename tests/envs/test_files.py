@@ -71,12 +71,12 @@ def test_problems(tmp_path: Path) -> None:
         (b'{"id": "x"}', "no field 'question': expected"),
         (b'{"id": "x", "question": "?"}', "no field 'answers': expected"),
         (b'{"id": "x", "problem": "?"}', "no field 'answer': expected"),
-        (b'{"id": 3, "question": "?", "answers": ["a"]}', "id=3: expected a non-empty text"),
+        (b'{"id": true, "question": "?", "answers": ["a"]}', "id=True: expected a non-empty text"),
         (b'{"id": "x", "question": " ", "answers": ["a"]}', "question=' ': expected"),
         (b'{"id": "x", "question": "?", "answers": []}', r"answers=\[\]: expected a list"),
         (b'{"id": "x", "question": "?", "answers": "a"}', "answers='a': expected a list"),
-        (b'{"id": "x", "question": "?", "answers": [1]}', r"answers=\[1\]: expected a list"),
-        (b'{"id": "x", "problem": "?", "answer": 4}', "answer=4: expected a non-empty text"),
+        (b'{"id": "x", "question": "?", "answers": [" "]}', r"answers=\[' '\]: expected a list"),
+        (b'{"id": "x", "problem": "?", "answer": null}', "answer=None: expected a non-empty text"),
         (GOOD, "the id 'q' occurs twice"),
     ],
 )
@@ -163,7 +163,7 @@ def test_tasks_that_cannot_be_won_or_lost_are_named() -> None:
     scenario, tasks = make_scenario("ovd/WebQA-v0", count=50, passages=200)
     assert validate_tasks(scenario, tasks) == []
     broken = [
-        Task("a", "What?", ("the",)),
+        Task("a", "What?", ("",)),
         Task("a", "Who?", ("x",)),
         Task("b", "Who?", ()),
     ]
@@ -190,3 +190,26 @@ def test_a_file_is_parsed_once_until_it_changes(tmp_path: Path) -> None:
     assert load_tasks(path)[0] is first[0]
     path.write_text('{"id": "ab", "question": "q", "answers": ["x"]}\n')
     assert load_tasks(path)[0].id == "ab"
+
+
+def test_numbers_may_be_ids_and_answers(tmp_path):
+    path = tmp_path / "tasks.jsonl"
+    path.write_text(
+        '{"id": 7, "question": "?", "answers": [1, "one", 2.5]}\n'
+        '{"id": "b", "problem": "?", "answer": 4}\n'
+    )
+    first, second = load_tasks(path)
+    assert (first.id, first.answers, second.answers) == ("7", ("1", "one", "2.5"), ("4",))
+
+
+def test_a_missing_field_is_told_beside_those_that_are_there(tmp_path):
+    path = tmp_path / "tasks.jsonl"
+    path.write_text('{"_id": 7, "query": "?"}\n')
+    with pytest.raises(TaskError, match=r"no field .*found '_id', 'query'"):
+        load_tasks(path)
+
+
+def test_a_truth_value_is_no_number_of_hops(tmp_path):
+    path = tmp_path / "tasks.jsonl"
+    path.write_text('{"id": "a", "question": "?", "answers": ["x"], "hops": true}\n')
+    assert load_tasks(path)[0].hops == 0
