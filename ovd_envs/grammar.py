@@ -30,10 +30,11 @@ def parse_action(text: str) -> Action:
 
     The first complete `<search>…</search>` or `<answer>…</answer>` decides. `<think>…</think>`
     blocks and free text may come before it; what follows is not read, only counted, since it was
-    written without having seen the observation.
+    written without having seen the observation. A `</think>` that nothing opened closes a thought
+    that began with the text: many chat templates write the opening tag themselves.
     """
     thoughts: list[str] = []
-    open_tag, start = "", 0
+    open_tag, start, end = "", 0, 0
     for match in _TAG.finditer(text):
         closing, tag = match.groups()
         if tag == "information":
@@ -43,22 +44,22 @@ def parse_action(text: str) -> Action:
                 return _invalid(f"<{tag}> inside <{open_tag}>")
             open_tag, start = tag, match.end()
             continue
-        if tag != open_tag:
+        if tag != open_tag and not (tag == "think" and end == 0 and not open_tag):
             return _invalid(f"</{tag}> without <{tag}>")
         content = text[start : match.start()].strip()
-        open_tag = ""
+        open_tag, end = "", match.end()
         if tag == "think":
             thoughts.append(content)
             continue
         if not content:
             return _invalid(f"<{tag}> is empty")
         kind: ActionKind = "search" if tag == "search" else "answer"
-        rest = len(text[match.end() :].strip())
-        return Action(kind, content, "\n".join(thoughts), rest)
+        return Action(kind, content, "\n".join(thoughts), len(text[end:].strip()))
     if open_tag:
         return _invalid(f"<{open_tag}> is not closed")
     if thoughts:
-        return Action("think", "\n".join(thoughts), "\n".join(thoughts))
+        thought = "\n".join(thoughts)
+        return Action("think", thought, thought, len(text[end:].strip()))
     return _invalid("no <think>, <search> or <answer>")
 
 

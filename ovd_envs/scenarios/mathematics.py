@@ -42,8 +42,9 @@ class MathOptions(Options):
 class Math(Scenario):
     """Problems solved step by step; an action may also hold several steps and the answer.
 
-    Models that were taught mathematics elsewhere are understood, too: where there is no tag, the
-    last `\\boxed{…}` or the number after the last `####` is the answer.
+    Models that were taught mathematics elsewhere are understood, too: where there is no tag, or
+    only a thought before it, the last `\\boxed{…}` or the number after the last `####` is the
+    answer.
     """
 
     stop_strings = ("</think>", "</answer>")
@@ -54,10 +55,11 @@ class Math(Scenario):
 
     def parse(self, text: str) -> Action:
         action = parse_action(text)
-        if action.kind == "invalid" and not _ANY_TAG.search(text):
-            answer = last_boxed(text) or _after_hashes(text)
-            if answer:
-                return Action("answer", answer, thought=text)
+        untagged = text if not _ANY_TAG.search(text) else ""
+        if action.kind == "think":  # then what follows the thought may be the answer
+            untagged = text.rpartition("</think>")[2]
+        if answer := last_boxed(untagged) or _after_hashes(untagged):
+            return Action("answer", answer, thought=action.thought or text)
         return action
 
     def respond(self, episodes: Sequence[Episode], actions: Sequence[Action]) -> list[Response]:

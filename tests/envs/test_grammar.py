@@ -84,3 +84,15 @@ def test_passages_are_numbered_and_kept_word_for_word() -> None:
     rendered = render_documents([Document("a", "T", "one <b>"), Document("b", "", "two")])
     assert rendered == "\n<information>\n[1] T: one <b>\n[2] two\n</information>\n"
     assert "No passage found" in render_documents([])
+
+
+def test_a_thought_may_have_been_opened_by_the_chat_template() -> None:
+    action = parse_action("let me see</think><search>x</search>")
+    assert (action.kind, action.content, action.thought) == ("search", "x", "let me see")
+    assert parse_action("let me see</think>").kind == "think"
+    for text in ("<think>a</think>b</think>", "a</search>", "<search>a</think>"):
+        assert parse_action(text).kind == "invalid"
+
+
+def test_what_follows_a_thought_is_counted() -> None:
+    assert parse_action("<think>a</think> and more").discarded_chars == len("and more")

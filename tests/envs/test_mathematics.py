@@ -62,6 +62,9 @@ def test_what_can_not_be_done_is_explained(action: str, why: str) -> None:
         r"First \boxed{7}, no: \boxed{\frac{1}{6}}",
         "It is 7.\n#### 1/6",
         r"<think>easy</think><answer>The answer is \boxed{1/6}</answer>",
+        "<think>half</think>\n\nThe answer is \\boxed{\\frac{1}{6}}.",  # as R1 and Qwen3 write
+        "half</think>\n\nThe answer is \\boxed{1/6}.",  # where the chat template opens the thought
+        "<think>half</think>\n#### 1/6",
     ],
 )
 def test_answers_as_other_models_write_them(action: str) -> None:
