@@ -1,16 +1,22 @@
 """Evaluate a student: `ovd evaluate --student runs/demo --count 200`.
 
-Environment and rollout options of a run's folder are those of the run, unless told otherwise.
+A public benchmark: `ovd evaluate --student X --benchmark hotpotqa --search my_index`; its file lies
+in the folder that OVD_DATA names. Environment and rollout options of a run's folder are those of
+the run, unless told otherwise.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+import transformers
 from rich.console import Console
 from rich.table import Table
 
@@ -19,8 +25,9 @@ from ovd_agent.cli.run_folder import options_of_run
 from ovd_agent.runs.assemble import assemble_play
 from ovd_agent.runs.config import PlayConfig
 from ovd_agent.runs.evaluate import evaluate
-from ovd_envs.episode import write_episodes
+from ovd_envs.episode import Task, write_episodes
 from ovd_envs.scenario import Options
+from ovd_envs.tasks.benchmarks import benchmark, fingerprint
 from retrieval_index.files import write_atomically
 from retrieval_index.options import hints_of
 
@@ -29,8 +36,14 @@ from retrieval_index.options import hints_of
 class Evaluation(PlayConfig):
     """Play held-out tasks and report EM and F1 with 95% intervals, in all and per hop."""
 
+    benchmark: str | None = None
+    """A public benchmark instead of held-out tasks: nq, triviaqa, popqa, hotpotqa, 2wikimultihopqa,
+    musique, bamboogle, squad, simpleqa, frames, gsm8k, math500, aime24, aime25, amc23, minerva or
+    olympiadbench. Questions need --search."""
     count: int = 200
-    """How many held-out tasks."""
+    """How many tasks, the first ones."""
+    seed: int = 0
+    """Decides what is sampled at a temperature above 0."""
     temperature: float = 0.0
     """0 is greedy."""
     samples: int = 1
@@ -41,20 +54,45 @@ class Evaluation(PlayConfig):
 
 def main(arguments: Sequence[str]) -> int:
     options = parse(Evaluation, arguments, __doc__ or "", options_of_run(arguments))
+    if options.benchmark is not None:
+        options = of_benchmark(options, options.benchmark)
     choice = options.held_out(options.count)
     scenario, tasks = choice.build()
     tasks = tasks[: options.count]
     print(describe_tasks(choice, len(tasks)))
     rollout, student = assemble_play(options, scenario)
+    student.policy.seed(options.seed)
     result, trajectories = evaluate(
         rollout, tasks, temperature=options.temperature, samples=options.samples
     )
     if options.out is not None:
         write_episodes(options.out / "episodes.jsonl", (each.episode for each in trajectories))
-        record = {**result, "precision": student.precision, "options": options.record()}
+        record = {**result, **provenance(options, tasks, student.precision)}
         write_atomically(options.out / "result.json", json.dumps(record, indent=2))
     Console().print(table(result, f"{options.student} on {choice.name}"))
     return 0
+
+
+def of_benchmark(options: Evaluation, name: str) -> Evaluation:
+    """The options with the benchmark's tasks, in the environment that plays them."""
+    env = "ovd/Math-v0" if benchmark(name).kind == "problems" else "ovd/WebQA-v0"
+    same = options.environment().name == env
+    return replace(options, eval_tasks=name, env=options.env if same else {"name": env})
+
+
+def provenance(options: Evaluation, tasks: Sequence[Task], precision: str) -> dict[str, Any]:
+    """What a figure is of: the options, which tasks, and the versions."""
+    return {
+        "precision": precision,
+        "options": options.record(),
+        "tasks_fingerprint": fingerprint(tasks),
+        "versions": {
+            "ovd": version("ovd"),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": sys.version.split()[0],
+        },
+    }
 
 
 def describe_tasks(choice: Any, count: int) -> str:

@@ -13,7 +13,7 @@ from ovd_envs.grammar import Action, parse_action, render_error
 from ovd_envs.scenario import Grade, Options, Response, Scenario
 from ovd_envs.scenarios import MATH
 from ovd_envs.tasks.arithmetic import Split, arithmetic_tasks
-from ovd_envs.tasks.files import given_tasks
+from ovd_envs.tasks.benchmarks import given_tasks
 from ovd_envs.teachers import make_teacher
 from ovd_envs.teachers.base import TeacherContext
 from ovd_envs.teachers.rubrics import PROBLEM

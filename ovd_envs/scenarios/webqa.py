@@ -18,8 +18,8 @@ from ovd_envs.scenarios import WEBQA
 from ovd_envs.search import make_search
 from ovd_envs.search.base import SearchEngine, SearchRequest
 from ovd_envs.search.index import IndexSearch, cached_index
+from ovd_envs.tasks.benchmarks import given_tasks
 from ovd_envs.tasks.fiction import Split, World
-from ovd_envs.tasks.files import given_tasks
 from ovd_envs.teachers import make_teacher
 from ovd_envs.teachers.base import Judge, TeacherContext
 from ovd_envs.teachers.rubrics import QUESTION

@@ -1,47 +1,48 @@
-"""Tasks from JSON Lines, plain or gzip.
+"""Tasks from files, as people have them and as data sets are distributed.
+
+Our own form is JSON Lines, plain or gzip:
 
 Questions: `{"id", "question", "answers": [str, ...], "supporting"?: [passage id, ...], "hops"?}`.
 Problems: `{"id", "problem", "answer": str, "solution"?, "level"?, "subject"?}`; a numeric level
 becomes `Task.hops`. All other keys go to `Task.metadata`, where teachers can read them.
+
+Also read: JSON documents (SQuAD, HotpotQA, 2Wiki, TriviaQA), tab- and comma-separated values
+(PopQA, FRAMES, SimpleQA), DPR's question-tab-answers, and Parquet; `rows.py` has the keys.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import ast
+import csv
+import importlib
+import importlib.util
+import io
+import json
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from ovd_envs.episode import Task
-from ovd_envs.errors import OptionError, TaskError
+from ovd_envs.errors import TaskError
+from ovd_envs.tasks.rows import task_of, unfolded
 from retrieval_index.jsonl import read_jsonl
 
-_QUESTION = '"id", "question" and "answers"'
-_PROBLEM = '"id", "problem" and "answer"'
-
-
-def given_tasks(tasks: object) -> Sequence[Task]:
-    """Tasks as an environment's option holds them: a file's path, or a list of Tasks.
-
-    Raises TaskError for a bad file, OptionError for anything else.
-    """
-    if isinstance(tasks, str | Path):
-        return load_tasks(tasks)
-    items = cast("Sequence[Any]", tasks) if isinstance(tasks, Sequence) else ()
-    if not items or not isinstance(items[0], Task):
-        raise OptionError(f"tasks={tasks!r:.100}: expected a JSON Lines file or a list of Tasks")
-    return cast("Sequence[Task]", items)
+FORMS = (".jsonl", ".jsonl.gz", ".json", ".tsv", ".csv", ".parquet")
+_BOM = "\ufeff"
 
 
 def load_tasks(path: str | Path) -> list[Task]:
-    """All tasks of a .jsonl or .jsonl.gz file. A file that has not changed is parsed once.
+    """All tasks of a file. A file that has not changed is parsed once.
 
-    Raises TaskError for a missing or empty file, and naming the line that is broken, lacks a
-    field or repeats an id.
+    Raises TaskError for a missing or empty file or one of another form, and naming the line that is
+    broken, lacks a field or repeats an id.
     """
     path = Path(path)
     if not path.is_file():
-        raise TaskError(f"no tasks at {path}: expected a .jsonl or .jsonl.gz file")
+        raise TaskError(f"no tasks at {path}: expected a file of the form {', '.join(FORMS)}")
+    if not path.name.endswith(FORMS):
+        raise TaskError(f"{path}: tasks are read from {', '.join(FORMS)}; expected such a name")
     found = path.stat()
     return list(_parsed(path, found.st_mtime_ns, found.st_size))
 
@@ -49,76 +50,68 @@ def load_tasks(path: str | Path) -> list[Task]:
 @lru_cache(maxsize=16)
 def _parsed(path: Path, modified: int, size: int) -> tuple[Task, ...]:
     tasks: dict[str, Task] = {}
-    for where, row in read_jsonl(path, TaskError):
-        task = _task(_object(row, where), where)
+    stem = path.name.partition(".")[0]
+    for number, (where, row) in enumerate(_rows(path)):
+        task = task_of(row, where, f"{stem}-{number}")
         if task.id in tasks:
             raise TaskError(f"{where}: the id {task.id!r} occurs twice; ids must be unique")
         tasks[task.id] = task
     if not tasks:
-        raise TaskError(f"{path} holds no tasks: expected one JSON object a line")
+        raise TaskError(f"{path} holds no tasks: expected one row each")
     return tuple(tasks.values())
 
 
-def _object(row: Any, where: str) -> dict[str, Any]:
-    if not isinstance(row, dict):
-        raise TaskError(f"{where}: expected an object with {_QUESTION}")
-    return cast("dict[str, Any]", row)
+def _rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """Every row, with where it stands."""
+    if path.name.endswith((".jsonl", ".jsonl.gz")):
+        yield from read_jsonl(path, TaskError)
+        return
+    rows = {".json": _json_rows, ".parquet": _parquet_rows}.get(path.suffix, _separated_rows)
+    try:
+        for number, row in enumerate(rows(path), start=1):
+            yield f"{path}, row {number}", row
+    except UnicodeDecodeError as error:
+        raise TaskError(f"{path}: not UTF-8 ({error}); save the file as UTF-8") from None
 
 
-def _task(row: Mapping[str, Any], where: str) -> Task:
-    if "problem" in row:
-        return Task(
-            id=_text(row, "id", where),
-            prompt=_text(row, "problem", where),
-            answers=(_text(row, "answer", where),),
-            hops=_count(row, "level"),
-            metadata={k: v for k, v in row.items() if k not in ("id", "problem", "answer")},
-        )
-    question = ("id", "question", "answers", "supporting", "hops")
-    return Task(
-        id=_text(row, "id", where),
-        prompt=_text(row, "question", where),
-        answers=_texts(row, "answers", where),
-        hops=_count(row, "hops"),
-        supporting=_texts(row, "supporting", where) if row.get("supporting") else (),
-        metadata={k: v for k, v in row.items() if k not in question},
-    )
+def _json_rows(path: Path) -> Iterator[Any]:
+    try:
+        content = json.loads(path.read_text("utf-8").removeprefix(_BOM))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise TaskError(f"{path}: broken JSON: {error}") from None
+    try:
+        yield from unfolded(content)
+    except (KeyError, TypeError) as error:
+        raise TaskError(f"{path}: no list of questions in it ({error})") from None
 
 
-def _count(row: Mapping[str, Any], key: str) -> int:
-    value = row.get(key, 0)
-    return value if type(value) is int else 0
+def _separated_rows(path: Path) -> Iterator[Any]:
+    """With a header; or, without one, DPR's question and Python list of answers."""
+    text = path.read_text("utf-8").removeprefix(_BOM)
+    tabs = path.suffix == ".tsv"
+    first = text.partition("\n")[0].rstrip("\r").split("\t")
+    if tabs and len(first) == 2 and first[1].startswith("["):
+        for line in text.splitlines():
+            question, _, answers = line.partition("\t")
+            yield {"question": question, "answers": _python_list(answers)}
+        return
+    # A limit of 128 KB a field is csv's own; aliases may be longer.
+    csv.field_size_limit(2**24)
+    yield from csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if tabs else ",")
 
 
-def _field(row: Mapping[str, Any], key: str, where: str) -> Any:
-    if key not in row:
-        found = ", ".join(map(repr, row)) or "none"
-        raise TaskError(
-            f"{where}: no field {key!r}: expected {_QUESTION}, or {_PROBLEM}; found {found}"
-        )
-    return row[key]
+def _python_list(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
-def _text(row: Mapping[str, Any], key: str, where: str) -> str:
-    value = _field(row, key, where)
-    text = _as_text(value)
-    if text is None:
-        raise TaskError(f"{where}: {key}={value!r:.60}: expected a non-empty text")
-    return text
-
-
-def _texts(row: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
-    value = _field(row, key, where)
-    values = cast("list[Any]", value) if isinstance(value, list) else []
-    texts = [text for each in values if (text := _as_text(each)) is not None]
-    if not texts or len(texts) < len(values):
-        expected = "expected a list of texts, at least one, none of them empty"
-        raise TaskError(f"{where}: {key}={value!r:.60}: {expected}")
-    return tuple(texts)
-
-
-def _as_text(value: Any) -> str | None:
-    """A text as it is, and a number as its digits; None for anything else, or where it is empty."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    return value if isinstance(value, str) and value.strip() else None
+def _parquet_rows(path: Path) -> Iterator[Any]:
+    if importlib.util.find_spec("pyarrow") is None:
+        raise TaskError(f'{path}: reading Parquet needs pyarrow: pip install "ovd[index]"')
+    parquet: Any = importlib.import_module("pyarrow.parquet")
+    try:
+        yield from parquet.read_table(path).to_pylist()
+    except (OSError, ValueError) as error:
+        raise TaskError(f"{path}: no Parquet file ({error})") from None

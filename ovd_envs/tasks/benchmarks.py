@@ -1,0 +1,241 @@
+"""Public benchmarks by name: where their files come from, and how they are played.
+
+Files are looked for in the folder that the environment variable OVD_DATA names, as distributed or
+in our own form; else they are fetched from the Hub by `datasets`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from ovd_envs.episode import Task
+from ovd_envs.errors import OptionError, TaskError
+from ovd_envs.tasks.files import FORMS, load_tasks
+from ovd_envs.tasks.rows import task_of
+
+DATA_VARIABLE = "OVD_DATA"
+Kind = Literal["questions", "problems"]
+_PASSAGES = ("corpora", "corpus", "retrieval-corpus")
+"""Folders whose files hold passages, often under the names of the questions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """A set of questions or problems. `files` are names under which its file is known, without
+    their ending; `hub` is the repository, with the subset and the split."""
+
+    kind: Kind
+    size: int
+    files: tuple[str, ...]
+    hub: tuple[str, str | None, str]
+    licence: str
+
+
+def _flashrag(subset: str, split: str) -> tuple[str, str, str]:
+    return "RUC-NLPIR/FlashRAG_datasets", subset, split
+
+
+BENCHMARKS = {
+    "nq": Benchmark(
+        "questions",
+        3610,
+        ("nq_open", "NQ-open.dev", "nq"),
+        _flashrag("nq", "test"),
+        "CC BY-SA 3.0",
+    ),
+    "triviaqa": Benchmark(
+        "questions",
+        11313,
+        ("triviaqa", "triviaqa_1000"),
+        _flashrag("triviaqa", "test"),
+        "Apache-2.0",
+    ),
+    "popqa": Benchmark(
+        "questions",
+        14267,
+        ("popqa", "popQA", "popqa_1000"),
+        _flashrag("popqa", "test"),
+        "MIT",
+    ),
+    "hotpotqa": Benchmark(
+        "questions",
+        7405,
+        ("hotpot_dev_distractor_v1", "hotpot_dev_fullwiki_v1", "hotpotqa_dev", "hotpotqa"),
+        _flashrag("hotpotqa", "dev"),
+        "CC BY-SA 4.0",
+    ),
+    "2wikimultihopqa": Benchmark(
+        "questions",
+        12576,
+        ("2wikimultihopqa_dev", "2wikimultihopqa"),
+        _flashrag("2wikimultihopqa", "dev"),
+        "Apache-2.0",
+    ),
+    "musique": Benchmark(
+        "questions",
+        2417,
+        ("musique_ans_v1.0_dev", "musique"),
+        _flashrag("musique", "dev"),
+        "CC BY 4.0",
+    ),
+    "bamboogle": Benchmark(
+        "questions",
+        125,
+        ("bamboogle",),
+        _flashrag("bamboogle", "test"),
+        "not stated",
+    ),
+    "squad": Benchmark(
+        "questions",
+        10570,
+        ("dev-v1.1", "squad_dev", "squad"),
+        ("rajpurkar/squad", None, "validation"),
+        "CC BY-SA 4.0",
+    ),
+    "simpleqa": Benchmark(
+        "questions",
+        4326,
+        ("simple_qa_test_set", "simpleqa"),
+        ("basicv8vc/SimpleQA", None, "test"),
+        "MIT",
+    ),
+    "frames": Benchmark(
+        "questions",
+        824,
+        ("frames",),
+        ("google/frames-benchmark", None, "test"),
+        "Apache-2.0",
+    ),
+    "gsm8k": Benchmark(
+        "problems",
+        1319,
+        ("gsm8k_test", "gsm8k"),
+        ("openai/gsm8k", "main", "test"),
+        "MIT",
+    ),
+    "math500": Benchmark(
+        "problems",
+        500,
+        ("math500", "MATH-500"),
+        ("HuggingFaceH4/MATH-500", None, "test"),
+        "MIT",
+    ),
+    "aime24": Benchmark(
+        "problems",
+        30,
+        ("aime24", "aime_2024"),
+        ("HuggingFaceH4/aime_2024", None, "train"),
+        "not stated",
+    ),
+    "aime25": Benchmark(
+        "problems",
+        30,
+        ("aime25", "aime_2025"),
+        ("MathArena/aime_2025", None, "train"),
+        "CC BY-NC-SA 4.0",
+    ),
+    "amc23": Benchmark(
+        "problems",
+        40,
+        ("amc23",),
+        ("math-ai/amc23", None, "test"),
+        "not stated",
+    ),
+    "minerva": Benchmark(
+        "problems",
+        272,
+        ("minerva", "minerva_math"),
+        ("math-ai/minervamath", None, "test"),
+        "not stated",
+    ),
+    "olympiadbench": Benchmark(
+        "problems",
+        675,
+        ("olympiadbench", "OE_TO_maths_en_COMP"),
+        ("Hothan/OlympiadBench", "OE_TO_maths_en_COMP", "train"),
+        "MIT",
+    ),
+}
+"""As the sets are usually evaluated; sizes are those of the whole sets."""
+
+
+def benchmark(name: str) -> Benchmark:
+    """Raises TaskError naming the benchmarks there are."""
+    if name not in BENCHMARKS:
+        raise TaskError(f"benchmark {name!r} is not known: expected one of {', '.join(BENCHMARKS)}")
+    return BENCHMARKS[name]
+
+
+def load_benchmark(name: str) -> Sequence[Task]:
+    """The tasks of a benchmark, from OVD_DATA, or else from the Hub.
+
+    Raises TaskError, which says which file to put where, if it is in neither.
+    """
+    chosen = benchmark(name)
+    path = find_file(chosen)
+    return load_tasks(path) if path is not None else _from_hub(name, chosen)
+
+
+def find_file(chosen: Benchmark) -> Path | None:
+    """The benchmark's file in OVD_DATA, in the folder itself or one folder below."""
+    root = os.environ.get(DATA_VARIABLE)
+    if not root:
+        return None
+    for stem in chosen.files:
+        for ending in FORMS:
+            name = f"{stem}{ending}"
+            for path in sorted([*Path(root).glob(name), *Path(root).glob(f"*/{name}")]):
+                if path.parent.name not in _PASSAGES:
+                    return path
+    return None
+
+
+def _from_hub(name: str, chosen: Benchmark) -> Sequence[Task]:
+    repository, subset, split = chosen.hub
+    where = (
+        f"set {DATA_VARIABLE} to a folder with {chosen.files[0]}"
+        f"{{{','.join(FORMS)}}}, as distributed"
+    )
+    if importlib.util.find_spec("datasets") is None:
+        raise TaskError(f'benchmark {name!r}: {where}, or fetch it: pip install "ovd[index]"')
+    datasets: Any = importlib.import_module("datasets")
+    try:
+        rows = datasets.load_dataset(repository, subset, split=split)
+    except Exception as error:  # whatever the Hub's client raises, the file is not to be had
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
+        raise TaskError(
+            f"benchmark {name!r} is not to be had from {repository} ({why}): {where}"
+        ) from None
+    return [task_of(row, f"{repository}, row {n}", f"{name}-{n}") for n, row in enumerate(rows)]
+
+
+def fingerprint(tasks: Sequence[Task]) -> str:
+    """Of which tasks a figure is: their ids and texts in order."""
+    digest = hashlib.sha256()
+    for task in tasks:
+        digest.update(f"{task.id}\0{task.prompt}\0".encode("utf-8", "replace"))
+    return digest.hexdigest()[:16]
+
+
+def given_tasks(tasks: object) -> Sequence[Task]:
+    """Tasks as an environment's option holds them: a file's path, a benchmark's name, or a list.
+
+    Raises TaskError for a bad file, OptionError for anything else.
+    """
+    if isinstance(tasks, str | Path):
+        named = str(tasks) in BENCHMARKS and not Path(tasks).exists()
+        return load_benchmark(str(tasks)) if named else load_tasks(tasks)
+    items = cast("Sequence[Any]", tasks) if isinstance(tasks, Sequence) else ()
+    if not items or not isinstance(items[0], Task):
+        raise OptionError(
+            f"tasks={tasks!r:.100}: expected a file of tasks, the name of a benchmark"
+            f" ({', '.join(BENCHMARKS)}), or a list of Tasks"
+        )
+    return cast("Sequence[Task]", items)
