@@ -116,7 +116,7 @@ def test_damaged_gzip_is_named(tmp_path: Path, damage: Any) -> None:
 def test_no_file_and_no_tasks(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match=r"no tasks at .*missing\.jsonl: expected"):
         load_tasks(tmp_path / "missing.jsonl")
-    with pytest.raises(TaskError, match=r"expected a \.jsonl"):
+    with pytest.raises(TaskError, match=r"expected a file of the form \.jsonl"):
         load_tasks(tmp_path)
     with pytest.raises(ValueError, match=r"tasks\.jsonl holds no tasks"):
         load_tasks(write(tmp_path, b"", b"  "))
