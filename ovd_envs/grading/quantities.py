@@ -75,8 +75,10 @@ _MIXED = re.compile(
 _MONEY = re.compile(
     r"([-+]?)\s*(?:\\?\$|£|€|¥|₹|USD\b|EUR\b|GBP\b)\s*([-+]?)(.*)|(.*?)\s*(\\?\$|£|€|¥|₹)"
 )
-_CURRENCIES = {"$": "dollar", "\\$": "dollar", "USD": "dollar", "£": "pound", "GBP": "pound"}
-_CURRENCIES |= {"€": "euro", "EUR": "euro", "¥": "yen", "₹": "rupee"}
+_CURRENCIES = {
+    **{"$": "dollar", "\\$": "dollar", "USD": "dollar", "£": "pound", "GBP": "pound"},
+    **{"€": "euro", "EUR": "euro", "¥": "yen", "₹": "rupee"},
+}
 
 
 def _value(body: str) -> Fraction | None:
@@ -103,8 +105,10 @@ def _currency(text: str) -> tuple[int, str, str]:
     return -1 if negative else 1, match[3].strip(), _CURRENCIES[name]
 
 
-_MAGNITUDES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9}
-_MAGNITUDES |= {"trillion": 10**12}
+_MAGNITUDES = {
+    **{"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9},
+    "trillion": 10**12,
+}
 
 
 def _magnitude(words: str) -> tuple[int, str]:
@@ -130,20 +134,24 @@ _UNITS = {
     "ohm": "ohm", "mile / hour": "mph", "mole": "mol mole", "radian": "rad radian", "erg": "erg",
 }  # fmt: skip
 _NAMES = {name: unit for unit, names in _UNITS.items() for name in names.split()}
-_NO_UNITS = {"pi", "sin", "cos", "tan", "log", "ln", "sqrt", "exp", "infty", "or", "and", "to"}
-_NO_UNITS |= {
-    "is",
-    "are",
-    "was",
-    "not",
-    "no",
-    "but",
-    "if",
-    "than",
-    "plus",
-    "minus",
-    "times",
-    "equals",
+_NO_UNITS = {
+    *(
+        "pi",
+        "sin",
+        "cos",
+        "tan",
+        "log",
+        "ln",
+        "sqrt",
+        "exp",
+        "infty",
+        "or",
+        "and",
+        "to",
+        "is",
+        "are",
+    ),
+    *("was", "not", "no", "but", "if", "than", "plus", "minus", "times", "equals"),
 }
 _MOST_WORDS = 5
 
@@ -173,11 +181,16 @@ def _canonical(words: str) -> str:
     return " ".join(found)
 
 
-_SMALL = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
-_SMALL += " fifteen sixteen seventeen eighteen nineteen"
-_WORDS = {word: number for number, word in enumerate(_SMALL.split())}
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
-_WORDS |= {word: 10 * number for number, word in enumerate(_TENS.split(), start=2)}
+_SMALL = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+    *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen"),
+    "nineteen",
+)
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_WORDS = {
+    **{word: number for number, word in enumerate(_SMALL)},
+    **{word: 10 * number for number, word in enumerate(_TENS, start=2)},
+}
 
 
 def named_number(text: str) -> Fraction | None:

@@ -26,9 +26,13 @@ _KEPT = {".": "\x01", ":": "\x02", "/": "\x03", "-": "\x04"}
 _NEGATIVE = "\x05"
 _ARTICLES = ("a", "an", "the")
 _ROMAN = re.compile(r"x{0,3}(?:ix|iv|v?i{0,3})")
-_MONTHS = "january february march april may june july august september october november december"
-_NUMBERED = {month: number for number, month in enumerate(_MONTHS.split(), start=1)}
-_NUMBERED |= {month[:3]: number for month, number in _NUMBERED.items()}
+_MONTHS = (
+    *("january", "february", "march", "april", "may", "june", "july", "august", "september"),
+    *("october", "november", "december"),
+)
+_NUMBERED = {
+    name: number for number, month in enumerate(_MONTHS, start=1) for name in (month, month[:3])
+}
 
 
 def strict_match(answer: str, answers: Sequence[str]) -> float:
