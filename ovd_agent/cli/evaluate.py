@@ -11,7 +11,6 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,10 @@ from ovd_agent.cli.run_folder import options_of_run
 from ovd_agent.runs.assemble import assemble_play
 from ovd_agent.runs.config import PlayConfig
 from ovd_agent.runs.evaluate import evaluate
+from ovd_envs import __version__
 from ovd_envs.episode import Task, write_episodes
 from ovd_envs.scenario import Options
+from ovd_envs.scenarios import MATH, WEBQA
 from ovd_envs.tasks.benchmarks import benchmark, fingerprint
 from retrieval_index.files import write_atomically
 from retrieval_index.options import hints_of
@@ -75,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def of_benchmark(options: Evaluation, name: str) -> Evaluation:
     """The options with the benchmark's tasks, in the environment that plays them."""
-    env = "ovd/Math-v0" if benchmark(name).kind == "problems" else "ovd/WebQA-v0"
+    env = MATH if benchmark(name).kind == "problems" else WEBQA
     same = options.environment().name == env
     return replace(options, eval_tasks=name, env=options.env if same else {"name": env})
 
@@ -87,7 +88,7 @@ def provenance(options: Evaluation, tasks: Sequence[Task], precision: str) -> di
         "options": options.record(),
         "tasks_fingerprint": fingerprint(tasks),
         "versions": {
-            "ovd": version("ovd"),
+            "suite": __version__,
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             "python": sys.version.split()[0],
