@@ -19,7 +19,6 @@ from ovd_envs.grading.worker import verifier
 MATH_CHARS = 500
 """A longer answer is wrong: the longest of MATH and OlympiadBench has about 200 characters."""
 
-_NUMBER = re.compile(r"([+-]?)(\d+|\d{1,3}(?:,\d{3})+)?(\.\d+)?(?:/(\d+))?")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|rm)\s*\{([^{}]*)\}")
 # Space between digits stays: "1 2" is not 12.
 _DRESS = re.compile(r"\\?\$|\s+(?!\d)|(?<!\d)\s+")
@@ -146,15 +145,6 @@ def _for_verify(text: str, quantity: Quantity | None) -> str:
 def _fraction(value: Fraction) -> str:
     sign = "-" if value < 0 else ""
     return f"{sign}\\frac{{{abs(value.numerator)}}}{{{value.denominator}}}"
-
-
-def parse_number(text: str) -> Fraction | None:
-    """The exact value of a plain integer, decimal or fraction ("1,234", "-0.5", "1/3")."""
-    match = _NUMBER.fullmatch(text) if len(text) <= MATH_CHARS else None
-    if match is None or not (match[2] or match[3]) or (match[4] and not int(match[4])):
-        return None
-    whole = (match[2] or "0").replace(",", "")
-    return Fraction(f"{match[1]}{whole}{match[3] or ''}") / int(match[4] or 1)
 
 
 def _undress(text: str) -> str:

@@ -53,8 +53,9 @@ def task_of(row: Any, where: str, name: str) -> Task:
     problem = _first(fields, _PROBLEMS)
     prompt = _text(fields, problem or _first(fields, _QUESTIONS), where, "a question or a problem")
     answers = _answers(fields, where)
-    used = {key for key in (problem, *_IDS, *_QUESTIONS, *_ANSWERS, *_ALIASES) if key}
-    used |= {"supporting", "hops", "context", "paragraphs"} - ({"context"} if problem else set())
+    used = {problem, *_IDS, *_QUESTIONS, *_ANSWERS, *_ALIASES, "supporting", "hops"}
+    if problem is None:
+        used |= {"context", "paragraphs"}  # passages, which are to be searched for
     return Task(
         id=_id(fields, where) or name,
         prompt=prompt,

@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovd_envs.grading import mathematics, worker
-from ovd_envs.grading.mathematics import math_equal, parse_number
+from ovd_envs.grading.expressions import exact_value
+from ovd_envs.grading.mathematics import math_equal
 from ovd_envs.grading.text import exact_match, f1_score, mentions, normalize
 
 ROOT = Path(__file__).parents[2]
@@ -173,7 +174,7 @@ def test_unequal_values(answer: str, gold: str) -> None:
 
 @given(st.fractions(max_denominator=10**6), st.fractions(max_denominator=10**6))
 def test_plain_numbers_are_compared_exactly(one: object, other: object) -> None:
-    assert parse_number(str(one)) == one
+    assert exact_value(str(one)) == one
     assert math_equal(str(one), [str(one)])
     assert math_equal(str(one), [str(other)]) == (one == other)
 

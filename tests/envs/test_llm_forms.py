@@ -5,7 +5,6 @@ import logging
 import re
 
 import pytest
-from faulty_server import Server
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,21 +25,6 @@ PROMPT = "Answer. <search>query</search> <answer>answer</answer>.\nQuestion: who
 def request(text="Ada"):
     turn = Turn(f"<answer>{text}</answer>", "answer", text)
     return ScoreRequest(Episode(Task("t", "who?", ("Ada",)), PROMPT, turns=[turn]), 0)
-
-
-@pytest.fixture
-def serve():
-    servers = []
-
-    def start(plan):
-        servers.append(Server(plan))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.over.set()
-        server.shutdown()
-        server.server_close()
 
 
 def teacher_of(server, **options):

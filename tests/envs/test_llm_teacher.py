@@ -6,7 +6,7 @@ import re
 
 import gymnasium
 import pytest
-from faulty_server import FAULTS, Server
+from faulty_server import FAULTS
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,21 +27,6 @@ def request(text="Ada", levels=10, kind="answer"):
     task = Task("t", "who?", ("Ada",))
     episode = Episode(task, PROMPT, turns=[Turn(f"<answer>{text}</answer>", kind, text)])
     return ScoreRequest(episode, 0, levels)
-
-
-@pytest.fixture
-def serve():
-    servers = []
-
-    def start(plan):
-        servers.append(Server(plan))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.over.set()
-        server.shutdown()
-        server.server_close()
 
 
 def teacher_of(server, **options):
