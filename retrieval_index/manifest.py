@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from retrieval_index.encoders import Precision
 from retrieval_index.errors import REBUILD, IndexFileError
 from retrieval_index.files import write_atomically
+from retrieval_index.words import Words
 
 SCHEMA_VERSION = 1
 CURRENT = "CURRENT"
@@ -39,6 +40,7 @@ VECTORS_FILE = "vectors/part-00000.f32.npy"
 ENCODER_FILE = "encoder/document_frequency.npy"
 DENSE_FILE = "dense/index.faiss"
 BM25_FOLDER = "bm25"
+_GENERATION = re.compile(r"gen-\d{6,}")
 _BLOCK = 1 << 20
 
 
@@ -63,6 +65,9 @@ class EncoderRecord:
     fingerprint: str
     precision: Precision = "float32"
     cosine: float = 1.0
+    query_prompt: str | None = None
+    passage_prompt: str | None = None
+    """Those that were given, and not the model's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,8 @@ class Bm25Record:
     b: float
     method: str
     stemmer: str
+    words: Words = "plain"
+    """How texts are cut into words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +128,7 @@ class Manifest:
             {name: getattr(self.encoder, name) for name in ("name", "dimension", "fingerprint")},
             *([self.encoder.precision] if self.encoder.precision != "float32" else []),
             {name: getattr(self.dense, name) for name in ("factory", "metric", "rows")},
-            *([asdict(self.bm25)] if self.bm25 else []),
+            *([_identity(self.bm25)] if self.bm25 else []),
         ]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
@@ -132,6 +139,12 @@ class Manifest:
             f"{self.corpus.rows:,} passages of {self.corpus.source}"
             f" by encoder {self.encoder.name!r}, built {self.created}"
         )
+
+
+def _identity(bm25: Bm25Record) -> dict[str, Any]:
+    """As indexes had it that were built before words were an option."""
+    fields = asdict(bm25)
+    return fields if bm25.words != "plain" else {k: v for k, v in fields.items() if k != "words"}
 
 
 def describe_files(folder: Path) -> tuple[FileRecord, ...]:
@@ -221,7 +234,7 @@ def live_generation(index: Path) -> Path | None:
         return None
     except UnicodeDecodeError:
         name = ""
-    if not name.startswith("gen-") or not (index / name).is_dir():
+    if not _GENERATION.fullmatch(name) or not (index / name).is_dir():
         raise IndexFileError(f"{index / CURRENT} names no generation; {REBUILD}")
     return index / name
 
@@ -259,5 +272,5 @@ def newest_generation(index: Path) -> Path:
 
 def generations(index: Path) -> list[Path]:
     """By age; a number is never used again."""
-    names = re.compile(r"gen-\d{6,}")
-    return sorted(path for path in index.iterdir() if path.is_dir() and names.fullmatch(path.name))
+    found = (path for path in index.iterdir() if path.is_dir())
+    return sorted(path for path in found if _GENERATION.fullmatch(path.name))

@@ -29,6 +29,7 @@ from retrieval_index.encoders import (
     SentenceTransformerEncoder,
     Vectors,
     precision_of,
+    prompts_of,
 )
 from retrieval_index.errors import CorpusError, EncoderError
 from retrieval_index.index import ID_ENTRY, id_hash
@@ -51,6 +52,7 @@ from retrieval_index.manifest import (
 )
 from retrieval_index.passages import TEXT_FILE, PassageStore, write_passages
 from retrieval_index.progress import note, progress_bar
+from retrieval_index.words import Words
 
 BATCH = 128
 """Passages encoded between two writes: memory does not grow with the corpus, and the progress bar
@@ -220,14 +222,14 @@ def _as_query(passage: Document) -> str:
     return f"{passage.title} {' '.join(passage.text.split()[:8])}".strip()
 
 
-def index_words(bm25: bool, work: BuildState, progress: bool | None) -> None:
-    """Build BM25, unless it is not wanted or was done."""
-    if not bm25 or work.done("bm25"):
+def index_words(words: Words | None, work: BuildState, progress: bool | None) -> None:
+    """Build BM25, unless it is not wanted (None) or was done."""
+    if words is None or work.done("bm25"):
         return
     note("indexing words", progress)
     shutil.rmtree(work.folder / BM25_FOLDER, ignore_errors=True)
     texts = (passage.contents for passage in PassageStore(work.folder))
-    Bm25.build(texts, work.folder / BM25_FOLDER)
+    Bm25.build(texts, work.folder / BM25_FOLDER, words)
     work.finish("bm25")
 
 
@@ -255,7 +257,7 @@ def make_manifest(
     corpus: CorpusRecord,
     encoder: Encoder,
     dense: DenseRecord,
-    bm25: bool,
+    words: Words | None,
     truncated: int = 0,
     cosine: float = 1.0,
 ) -> Manifest:
@@ -263,11 +265,19 @@ def make_manifest(
     precision = precision_of(encoder)
     return Manifest(
         corpus,
-        EncoderRecord(encoder.name, encoder.dimension, encoder.fingerprint, precision, cosine),
+        EncoderRecord(
+            encoder.name,
+            encoder.dimension,
+            encoder.fingerprint,
+            precision,
+            cosine,
+            prompts_of(encoder).query,
+            prompts_of(encoder).passage,
+        ),
         dense,
         files=(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions={"numpy": np.__version__},
-        bm25=Bm25Record(K1, B, METHOD, STEMMER) if bm25 else None,
+        bm25=Bm25Record(K1, B, METHOD, STEMMER, words) if words else None,
         truncated=truncated,
     )

@@ -24,7 +24,7 @@ from retrieval_index.corpus import (
     split_passages,
 )
 from retrieval_index.documents import Document
-from retrieval_index.encoders import Encoder, HashingEncoder, make_encoder
+from retrieval_index.encoders import Encoder, HashingEncoder, Prompts, make_encoder
 from retrieval_index.errors import IndexFileError
 from retrieval_index.index import PassageIndex
 from retrieval_index.manifest import (
@@ -101,7 +101,8 @@ def _model_of(folder: Path) -> Encoder | None:
     record = read_manifest(generation).encoder
     if record.name == HashingEncoder.name:
         return None
-    return make_encoder(record.name, record.precision)
+    prompts = Prompts(record.query_prompt, record.passage_prompt)
+    return make_encoder(record.name, record.precision, prompts)
 
 
 def _change(add: Source | Iterable[Document] | None, deleted: list[str]) -> Plan:
@@ -121,7 +122,8 @@ def _update(
     progress: bool | None,
 ) -> None:
     manifest = index.manifest
-    corpus, bm25, factory = manifest.corpus, manifest.bm25 is not None, manifest.dense.factory
+    corpus, factory = manifest.corpus, manifest.dense.factory
+    words = manifest.bm25.words if manifest.bm25 else None
     source = corpus.source.removesuffix(_EDITED) + _EDITED
     kept = (passage for passage in index.passages if passage.id not in gone)
     passages = chain(kept, split_passages(_passages(add), corpus.chunk))
@@ -131,13 +133,14 @@ def _update(
         shutil.copy(index.generation / ENCODER_FILE, work.folder / ENCODER_FILE)
         work.finish("fit")
     if work.done("encoded") is None:
-        check(estimate(work.folder, index.encoder, factory, bm25, sample=False), work.target)
+        needs = estimate(work.folder, index.encoder, factory, words is not None, sample=False)
+        check(needs, work.target)
         _copy_vectors(index, gone, record.rows, work)
     truncated = encode(index.encoder, work, progress)
     cosine = manifest.encoder.cosine
     dense = index_vectors(index.encoder, factory, record.rows, work, progress)
-    index_words(bm25, work, progress)
-    finish(make_manifest(record, index.encoder, dense, bm25, truncated, cosine), work)
+    index_words(words, work, progress)
+    finish(make_manifest(record, index.encoder, dense, words, truncated, cosine), work)
 
 
 def _passages(add: Source | Iterable[Document] | None) -> Iterable[Document]:

@@ -14,8 +14,9 @@ from rich.table import Table
 from retrieval_index import PassageIndex, build_index
 from retrieval_index.encoders import DEFAULT_ENCODER, Precision
 from retrieval_index.flat import FACTORY
-from retrieval_index.manifest import CURRENT, DenseRecord, EncoderRecord
+from retrieval_index.manifest import CURRENT, Bm25Record, DenseRecord, EncoderRecord
 from retrieval_index.qdrant import connect, export
+from retrieval_index.words import Words
 
 
 @dataclass
@@ -34,10 +35,17 @@ class Options:
     "IVF1024,SQ8" or "HNSW32", which is tuned to a recall of 0.95."""
     bm25: bool = True
     """Also build a BM25 index, for BM25 and hybrid search."""
+    words: Words = "folded"
+    """Words of BM25: "folded" (accents do not matter, characters of Chinese, Japanese and Thai are
+    words), "segmented" (accents matter), or "plain" (as in version 0.1)."""
     chunk: int | None = None
     """Split passages of more than this many words, between sentences."""
     precision: Precision | None = None
     """Numeric type of the model; by default bfloat16 where the processor supports it."""
+    query_prompt: str | None = None
+    """Text that the model needs before a query; by default its own, or that of known models."""
+    passage_prompt: str | None = None
+    """Text that the model needs before a passage."""
     to: str | None = None
     """Also copy it to Qdrant: qdrant://HOST[:PORT]/COLLECTION."""
     ray: str | None = None
@@ -56,8 +64,11 @@ def main(arguments: Sequence[str]) -> int:
         options.encoder,
         index=options.index,
         bm25=options.bm25,
+        words=options.words,
         chunk=options.chunk,
         precision=options.precision,
+        query_prompt=options.query_prompt,
+        passage_prompt=options.passage_prompt,
         restart=options.restart,
         ray=options.ray,
     )
@@ -79,7 +90,8 @@ def summary(index: PassageIndex, out: Path, took: str) -> Table:
         ("truncated", f"{manifest.truncated:,} passages are longer than the encoder reads"),
         ("encoder", describe_encoder(manifest.encoder)),
         ("index", describe(manifest.dense)),
-        ("words", f"BM25, {manifest.bm25.stemmer} stems" if manifest.bm25 else "not indexed"),
+        ("words", describe_words(manifest.bm25)),
+        ("searches by", f"{index.mode}: {index.mode_reason}"),
         ("size", f"{size / 1e6:,.1f} MB"),
         ("built", manifest.created),
         ("time", took),
@@ -87,6 +99,10 @@ def summary(index: PassageIndex, out: Path, took: str) -> Table:
     ):
         table.add_row(name, value)
     return table
+
+
+def describe_words(bm25: Bm25Record | None) -> str:
+    return f"BM25, {bm25.words}, {bm25.stemmer} stems" if bm25 else "not indexed"
 
 
 def describe_encoder(encoder: EncoderRecord) -> str:

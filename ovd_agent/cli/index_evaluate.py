@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
@@ -36,9 +36,9 @@ class Options:
     """An index folder."""
     queries: Path
     """JSON Lines: "id", "question", and "supporting" (ids), "relevant" (id to grade) or
-    "answers"."""
+    "answers"; or BEIR's queries.jsonl, with `--qrels`."""
     qrels: Path | None = None
-    """A TREC judgements file, in place of those in `queries`."""
+    """A file of judgements of TREC or BEIR, in place of those in `queries`."""
     modes: tuple[Mode, ...] = ()
     """"dense", "bm25", "hybrid"; all that the index has by default."""
     k: tuple[int, ...] = KS
@@ -71,10 +71,8 @@ def print_results(results: dict[str, dict[str, float]], title: str) -> None:
 
 def evaluate(options: Options) -> dict[str, dict[str, float]]:
     index = PassageIndex.open(options.index)
-    queries = read_queries(options.queries)
-    if options.qrels:
-        judged = read_qrels(options.qrels)
-        queries = [replace(query, relevant=judged.get(query.id, {})) for query in queries]
+    queries = read_queries(options.queries, read_qrels(options.qrels) if options.qrels else None)
+    print(f"{options.index} searches by {index.mode} unless told otherwise: {index.mode_reason}")
     modes = options.modes or (MODES if index.manifest.bm25 else ("dense",))
     results: dict[str, dict[str, float]] = {}
     for mode in modes:

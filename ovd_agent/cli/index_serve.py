@@ -15,6 +15,7 @@ try:
     import uvicorn
 
     from retrieval_index.serving.app import ServerOptions, make_app
+    from retrieval_index.serving.limits import is_loopback
 except ImportError as error:
     name = error.name or "fastapi"
     raise MissingPackageError(name, "serving an index", "serve") from None
@@ -40,6 +41,8 @@ def main(arguments: Sequence[str]) -> int:
             f" --out {options.index}"
         )
     print(f"{options.index} at http://{options.host}:{options.port}/ (search page) and /retrieve")
+    if not is_loopback(options.host):
+        print("Anybody who reaches this machine can search it: there is no password.")
     app = make_app(options.index, options.server)
     uvicorn.run(app, host=options.host, port=options.port, log_level="warning")
     return 0

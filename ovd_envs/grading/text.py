@@ -38,12 +38,6 @@ def _equal(answer: str, given: str, gold: str) -> bool:
     return given == wanted if wanted else answer.strip().lower() == gold.strip().lower()
 
 
-def mentions(text: str, answers: Sequence[str]) -> bool:
-    """Whether a text holds one of `answers`, as whole words after normalisation."""
-    words = f" {normalize(text)} "
-    return any(f" {normalize(answer)} " in words for answer in answers)
-
-
 def f1_score(answer: str, answers: Sequence[str]) -> float:
     """The best token F1 of `answer` against any of `answers`."""
     given = normalize(answer)

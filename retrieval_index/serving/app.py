@@ -20,6 +20,7 @@ from retrieval_index.index import Mode, PassageIndex
 from retrieval_index.manifest import live_generation
 from retrieval_index.serving.batcher import Batcher, DeadlinePassed, Overloaded
 from retrieval_index.serving.dialects import BadRequest, read_request, write_answer
+from retrieval_index.serving.limits import KnownHosts, TooLarge, read_body
 from retrieval_index.serving.metrics import Metrics
 
 PAGE = Path(__file__).with_name("page.html")
@@ -38,10 +39,12 @@ class ServerOptions:
     """Queries searched at a time."""
     max_waiting: int = 4096
     """When this many queries wait, new ones get 429."""
-    cache_entries: int = 10_000
-    """Results kept; 0 keeps none."""
+    cache_bytes: int = 64 << 20
+    """Memory for results that are kept; 0 keeps none."""
     watch_seconds: float = 1.0
     """How often the folder is looked at for a newer generation."""
+    hosts: tuple[str, ...] = ()
+    """Names, besides those of this machine, by which clients may call the server."""
 
 
 class Server:
@@ -58,7 +61,7 @@ class Server:
             lambda: self.index.fingerprint if self.index else "",
             options.max_batch,
             options.max_waiting,
-            options.cache_entries,
+            options.cache_bytes,
         )
 
     def open(self) -> None:
@@ -75,8 +78,9 @@ class Server:
             try:
                 await asyncio.to_thread(self.open)
                 self.problem = ""
-            except (RetrievalError, OSError) as error:
-                self.problem = str(error)
+            except Exception as error:  # whatever is damaged, the next generation may be whole
+                known = isinstance(error, RetrievalError | OSError)
+                self.problem = str(error) if known else f"the index does not open: {error!r}"
             await asyncio.sleep(self.options.watch_seconds)
 
     def _search(self, queries: list[str], k: int, mode: Mode | None) -> list[list[Document]]:
@@ -100,15 +104,16 @@ def make_app(
         await asyncio.gather(*tasks, return_exceptions=True)
         server.batcher.close()
 
-    app = FastAPI(title="OVD passage index", lifespan=lifespan)
+    # Without its pages of documentation, which load scripts from elsewhere.
+    app = FastAPI(title="OVD passage index", lifespan=lifespan, openapi_url=None)
     app.state.server = server
+    app.add_middleware(KnownHosts, also=server.options.hosts)
 
     @app.post("/retrieve")
     @app.post("/v1/search")
     async def retrieve(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         began = time.perf_counter()
-        body = await request.body()
-        response = await _answer(server, body, request.headers.get("content-type", ""))
+        response = await _respond(server, request)
         metrics.observe(response.status_code, time.perf_counter() - began)
         return response
 
@@ -120,7 +125,8 @@ def make_app(
     async def ready() -> Response:  # pyright: ignore[reportUnusedFunction]
         if server.index is None:
             return _problem(503, server.problem or "the index is being opened")
-        return JSONResponse({"status": "ready", "generation": server.index.generation.name})
+        ready = {"status": "ready", "generation": server.index.generation.name}
+        return JSONResponse(ready | ({"problem": server.problem} if server.problem else {}))
 
     @app.get("/v1/manifest")
     async def manifest() -> Response:  # pyright: ignore[reportUnusedFunction]
@@ -139,6 +145,17 @@ def make_app(
         return PAGE.read_text("utf-8")
 
     return app
+
+
+async def _respond(server: Server, request: Request) -> Response:
+    try:
+        async with asyncio.timeout(server.options.seconds):
+            body = await read_body(request)
+    except TimeoutError:
+        return _problem(408, f"the request did not come within {server.options.seconds:g} s")
+    except TooLarge as error:
+        return _problem(413, str(error))
+    return await _answer(server, body, request.headers.get("content-type", ""))
 
 
 async def _answer(server: Server, body: bytes, content_type: str) -> Response:

@@ -16,6 +16,7 @@ Found = list[Document]
 Key = tuple[str, int, Mode | None, str]
 """Query, k, mode and the fingerprint of the index: what a result depends on."""
 Search = Callable[[list[str], int, Mode | None], list[Found]]
+_OBJECT_BYTES = 500
 
 
 class Overloaded(Exception):
@@ -53,7 +54,7 @@ class Batcher:
 
     One thread searches, with all the threads that the search itself uses: many searches at a time
     would only take them from each other. Equal queries are searched once: one that is being
-    searched is waited for, and one that was is in a cache of `cache_entries` results.
+    searched is waited for, and one that was is in a cache of `cache_bytes`.
     `fingerprint` says which index is searched now.
     """
 
@@ -61,9 +62,10 @@ class Batcher:
     fingerprint: Callable[[], str]
     max_batch: int = 256
     max_waiting: int = 4096
-    cache_entries: int = 10_000
+    cache_bytes: int = 64 << 20
     counts: Counts = field(default_factory=Counts)
     _cache: OrderedDict[Key, Found] = field(default_factory=OrderedDict[Key, Found])
+    _cached: int = 0
     _queue: deque[Waiting] = field(default_factory=deque[Waiting])
     _flying: dict[Key, Waiting] = field(default_factory=dict[Key, Waiting])
     _arrived: asyncio.Event = field(default_factory=asyncio.Event)
@@ -79,21 +81,22 @@ class Batcher:
     async def ask(
         self, queries: Sequence[str], k: int, mode: Mode | None, seconds: float
     ) -> list[Found]:
-        """What each query finds. Raises Overloaded, or DeadlinePassed after `seconds`; whatever
-        the search raises is raised here, too."""
+        """What each query finds; an empty one finds nothing. Raises Overloaded, or DeadlinePassed
+        after `seconds`; whatever the search raises is raised here, too."""
         fingerprint, deadline = self.fingerprint(), time.monotonic() + seconds
         keys: list[Key] = [(query, k, mode, fingerprint) for query in queries]
-        new = sum(key not in self._cache and key not in self._flying for key in dict.fromkeys(keys))
+        wanted = dict.fromkeys(key for key in keys if key[0].strip())
+        new = sum(key not in self._cache and key not in self._flying for key in wanted)
         if new and self.waiting + new > self.max_waiting:
             raise Overloaded(f"{self.waiting} queries wait already, of at most {self.max_waiting}")
-        self.counts.queries += len(keys)
-        asked = [self._result(key, deadline) for key in keys]
-        if pending := {future for future in asked if not future.done()}:
+        asked = [self._result(key, deadline) if key in wanted else None for key in keys]
+        self.counts.queries += sum(future is not None for future in asked)
+        if pending := {future for future in asked if future and not future.done()}:
             # Not `wait_for`, which would cancel what others wait for, too.
             _, late = await asyncio.wait(pending, timeout=seconds)
             if late:
                 raise DeadlinePassed(f"no answer within {seconds:g} s")
-        return [future.result() for future in asked]
+        return [future.result() if future else [] for future in asked]
 
     async def run(self) -> None:
         """Dispatch batches until cancelled."""
@@ -153,16 +156,26 @@ class Batcher:
         for waiting, documents in zip(group, found, strict=True):
             del self._flying[waiting.key]
             waiting.future.set_result(documents)
-            if self.cache_entries:
-                self._cache[waiting.key] = documents
-        while len(self._cache) > self.cache_entries:
-            self._cache.popitem(last=False)
+            self._keep(waiting.key, documents)
+
+    def _keep(self, key: Key, documents: Found) -> None:
+        """What was asked for longest ago makes room."""
+        self._cache[key] = documents
+        self._cached += _bytes(key, documents)
+        while self._cached > self.cache_bytes:
+            self._cached -= _bytes(*self._cache.popitem(last=False))
 
     def _fail(self, group: list[Waiting], error: Exception) -> None:
         for waiting in group:
             del self._flying[waiting.key]
             waiting.future.set_exception(error)
             waiting.future.exception()  # nobody may be waiting any more: that is no second error
+
+
+def _bytes(key: Key, documents: Found) -> int:
+    """About what a result takes: its texts, and Python's objects around them."""
+    texts = sum(len(document.title) + len(document.text) for document in documents)
+    return len(key[0]) + texts + _OBJECT_BYTES * (1 + len(documents))
 
 
 def _groups(batch: Sequence[Waiting]) -> dict[tuple[int, Mode | None], list[Waiting]]:

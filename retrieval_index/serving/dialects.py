@@ -8,7 +8,8 @@
 | gem | `{"query", "topk"}` in msgpack | `{"result": [hit, …]}` in msgpack |
 
 A hit is `{"document": {"id", "title", "text", "contents"}, "score"}`, or the document alone
-without `return_scores`.
+without `return_scores`. An empty query finds nothing, and an empty list is answered by one:
+trainers post the queries of a whole batch each turn, whether or not anybody searches.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from retrieval_index.documents import Document
+from retrieval_index.encoders import without_surrogates
 from retrieval_index.index import MODES, Mode
 
 MAX_K = 1000
 MAX_QUERIES = 4096
 MAX_CHARS = 8000
+MAX_PASSAGES = 65_536
+"""Queries times passages of a request: as many are in memory at once."""
 DEFAULT_K = 3
 Dialect = Literal["nested", "rllm", "gem"]
 
@@ -55,9 +59,15 @@ def read_request(body: bytes, content_type: str) -> Request:
         dialect = "rllm"
     if dialect != "nested" and len(queries) != 1:
         raise BadRequest('"queries": expected one query in msgpack')
+    texts, k = _texts(queries), _count(fields)
+    if len(texts) * k > MAX_PASSAGES:
+        raise BadRequest(
+            f"{len(texts)} queries with {k} passages each: expected at most {MAX_PASSAGES:,}"
+            " passages a request; send several requests"
+        )
     return Request(
-        _texts(queries),
-        _count(fields),
+        texts,
+        k,
         _mode(fields.get("mode")),
         _flag(fields, default=dialect != "nested" or "query" in fields),
         dialect,
@@ -86,6 +96,7 @@ def _hit(document: Document, scores: bool) -> dict[str, Any]:
         "text": document.text,
         "contents": document.contents,
     }
+    fields = {name: without_surrogates(value) for name, value in fields.items()}
     return {"document": fields, "score": document.score} if scores else fields
 
 
@@ -116,14 +127,14 @@ def _decoded(body: bytes, packed: bool) -> dict[str, Any]:
 
 
 def _texts(queries: Any) -> list[str]:
-    if not isinstance(queries, list) or not queries:
-        raise BadRequest('"queries": expected a list with at least one query')
+    if not isinstance(queries, list):
+        raise BadRequest('"queries": expected a list of strings')
     texts = cast(list[Any], queries)
     if len(texts) > MAX_QUERIES:
         raise BadRequest(f'"queries" has {len(texts)} entries: expected at most {MAX_QUERIES}')
     for number, text in enumerate(texts):
-        if not isinstance(text, str) or not text.strip():
-            raise BadRequest(f"query {number} is {text!r}: expected a string that is not empty")
+        if not isinstance(text, str):
+            raise BadRequest(f"query {number} is {text!r:.100}: expected a string")
         if len(text) > MAX_CHARS:
             raise BadRequest(f"query {number} has {len(text)} characters: at most {MAX_CHARS}")
     return texts

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from ovd_envs.grading import mathematics, worker
 from ovd_envs.grading.expressions import exact_value
 from ovd_envs.grading.mathematics import math_equal
-from ovd_envs.grading.text import exact_match, f1_score, mentions, normalize
+from ovd_envs.grading.text import exact_match, f1_score, normalize
+from retrieval_index.mentions import mentions
 
 ROOT = Path(__file__).parents[2]
 TOWER = r"9^{9^{9^{9^{9}}}}"  # more digits than there are atoms: to compute it never ends
@@ -316,6 +317,19 @@ def test_a_forked_process_has_a_worker_of_its_own() -> None:
         ("by The  Tower, the poem", ["a tower"], True),
         ("nothing of it", ["x", "Nothing"], True),
         ("anything", [], False),
+        ("made in the US", ["U.S."], True),
+        ("made in the U.S. of wood", ["US"], True),
+        ("they are twenty-one", ["Twenty one"], True),
+        ("a mark of 35", ["3.5"], False),
+        ("a mark of 3.5.", ["3.5"], True),
+        ("1,234 people", ["1234"], True),
+        ("Zürich, in Switzerland", ["Zurich"], True),
+        ("東京都に住む", ["東京"], True),
+        ("O’Brien won", ["O'Brien"], True),
+        ("there is no bridge", ["no"], False),
+        ("written in C++", ["C++"], True),
+        ("a band named The The", ["The The"], True),
+        ("the end", ["The The"], False),
     ],
 )
 def test_a_text_mentions_whole_words(text, answers, there):

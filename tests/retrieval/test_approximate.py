@@ -91,6 +91,8 @@ def test_auto_is_exact_up_to_a_million_and_says_why():
     ("factory", "message"),
     [
         ("IVF9999,Flat", "an index of 9,999 lists needs at least as many passages"),
+        ("IVF0,Flat", "index='IVF0,Flat': faiss knows no such index"),
+        ("IDMap,Flat", "index='IDMap,Flat': faiss knows no such index"),
         ("Nonsense", "index='Nonsense': faiss knows no such index for 512 dimensions"),
     ],
 )

@@ -50,8 +50,8 @@ def play(scenario, engine, **options):
     return asyncio.run(main())
 
 
-@pytest.mark.parametrize("cache_entries", [0, 7, 1000])
-def test_many_clients_get_what_they_would_get_alone(cache_entries):
+@pytest.mark.parametrize("cache_bytes", [0, 7_000, 1_000_000])
+def test_many_clients_get_what_they_would_get_alone(cache_bytes):
     engine = Engine()
 
     async def client(batcher, seed):
@@ -68,7 +68,7 @@ def test_many_clients_get_what_they_would_get_alone(cache_entries):
         assert counts.queries == counts.cached + counts.joined + counts.searched
         assert batcher.waiting == 0
 
-    play(scenario, engine, cache_entries=cache_entries, max_batch=16)
+    play(scenario, engine, cache_bytes=cache_bytes, max_batch=16)
     assert max(len(queries) for queries, _, _ in engine.batches) <= 16
     assert all(len(set(queries)) == len(queries) for queries, _, _ in engine.batches)
 

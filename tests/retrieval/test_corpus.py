@@ -195,6 +195,50 @@ def test_beirs_and_search_r1s_names_of_fields_are_known(tmp_path):
     ]
 
 
+def test_of_a_beir_folder_only_the_corpus_is_read(tmp_path):
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "corpus.jsonl").write_text('{"_id": "1", "title": "T", "text": "passage"}')
+    (tmp_path / "queries.jsonl").write_text('{"_id": "q", "text": "question"}')
+    assert list(read_corpus(tmp_path)) == [Document("1", "T", "passage")]
+
+
+@pytest.mark.parametrize("name", ["psgs_w100.tsv", "psgs_w100.tsv.gz"])
+def test_dprs_table(tmp_path, name):
+    text = 'id\ttext\ttitle\n1\t"He said ""no"", \nand left"\tAaron\n2\tplain\t\n'.encode()
+    (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith("gz") else text)
+    assert list(read_corpus(tmp_path / name)) == [
+        Document("1", "Aaron", 'He said "no", \nand left'),
+        Document("2", "", "plain"),
+    ]
+    if name.endswith("gz"):
+        (tmp_path / name).write_bytes(gzip.compress(text)[:-12])
+        with pytest.raises(CorpusError, match=r"after line \d: damaged"):
+            list(read_corpus(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("record", "title"),
+    [
+        ({"title": 1917, "text": "x"}, "1917"),
+        ({"title": float("nan"), "text": "x"}, ""),
+        ({"title": "  ", "text": "x"}, ""),
+        ({"title": None, "text": "x"}, ""),
+        ({"contents": '""Weird Al" Yankovic"\nx'}, '"Weird Al" Yankovic'),
+    ],
+)
+def test_titles(tmp_path, record, title):
+    (tmp_path / "c.jsonl").write_text(json.dumps({"id": "1", **record}))
+    assert list(read_corpus(tmp_path / "c.jsonl")) == [Document("1", title, "x")]
+
+
+def test_a_text_without_spaces_is_split_by_characters():
+    text = "これは文です。" * 40
+    pieces = list(split_passages([Document("x", "", text)], 20))
+    assert "".join(piece.text for piece in pieces) == text
+    assert max(len(piece.text) for piece in pieces) <= 21
+    assert all(piece.text.endswith("。") for piece in pieces)
+
+
 def test_an_id_used_twice_is_refused_even_if_hashes_collide(tmp_path, monkeypatch):
     twice = [Document("a", "", "x"), Document("b", "", "y"), Document("a", "", "z")]
     for collide in (False, True):

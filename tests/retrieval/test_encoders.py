@@ -194,7 +194,13 @@ def small_model(tmp_path_factory):
         ("e5-small-v2", "query: ", "passage: "),
         ("multilingual-e5-base", "query: ", "passage: "),
         ("bge-base-en-v1.5", "Represent this sentence for searching relevant passages: ", ""),
-        ("multilingual-e5-large-instruct", "", ""),
+        (
+            "multilingual-e5-large-instruct",
+            "Instruct: Given a web search query, retrieve relevant passages that answer the query"
+            "\nQuery: ",
+            "",
+        ),
+        ("nomic-embed-text-v1.5", "search_query: ", "search_document: "),
         ("other", "", ""),
     ],
 )
@@ -212,6 +218,35 @@ def test_a_models_own_prompts_come_first(small_model, tmp_path):
     model.save(str(tmp_path / "e5-base"))
     found, plain = make_encoder(str(tmp_path / "e5-base")), make_encoder(small_model)
     assert np.allclose(found.encode_queries(["c"]), plain.encode_queries(["a c"]), atol=1e-6)
+
+
+def test_prompts_that_are_given_come_first_and_stay_with_the_index(small_model, tmp_path):
+    given = shutil.copytree(small_model, tmp_path / "e5-base")
+    rows = [Document(f"p{n}", "", "abcdefghij"[n]) for n in range(9)]
+    index = build_index(
+        rows, tmp_path / "index", str(given), bm25=False, query_prompt="a ", passage_prompt="b "
+    )
+    opened, plain = PassageIndex.open(tmp_path / "index").encoder, make_encoder(small_model)
+    for encoder in (index.encoder, opened):
+        assert np.allclose(encoder.encode_queries(["c"]), plain.encode_queries(["a c"]), atol=1e-6)
+        assert np.allclose(
+            encoder.encode_passages(["c"]), plain.encode_passages(["b c"]), atol=1e-6
+        )
+    assert len(update_index(tmp_path / "index", [Document("n", "", "a")])) == 10
+    with pytest.raises(EncoderError, match="encoder 'hashing' takes no prompts"):
+        build_index(rows, tmp_path / "other", "hashing", query_prompt="a ")
+
+
+def test_a_model_that_came_with_the_index_is_not_opened(small_model, tmp_path):
+    """Opening a model can run its code; one beside the passages is of whoever made the index."""
+    rows = [Document("p", "", "a")]
+    index = build_index(rows, tmp_path / "index", small_model, bm25=False)
+    inside = shutil.copytree(small_model, tmp_path / "index/model")
+    encoder = replace(index.manifest.encoder, name=str(inside))
+    write_manifest(replace(index.manifest, encoder=encoder), index.generation)
+    with pytest.raises(EncoderError, match="names a model inside the index"):
+        PassageIndex.open(tmp_path / "index")
+    assert len(PassageIndex.open(tmp_path / "index", encoder=make_encoder(small_model))) == 1
 
 
 def test_static_embeddings(tmp_path):

@@ -92,7 +92,9 @@ def test_queries_are_read(tmp_path, name):
     ("line", "message"),
     [
         ("{", r"q.jsonl, line 2: broken JSON"),
-        ('{"id": "1"}', r"q.jsonl, line 2: .*question"),
+        ('{"id": "1"}', r"q.jsonl, line 2: expected \"id\" and \"question\", found 'id'"),
+        ('{"id": "0", "question": "?", "answers": ["b"]}', "another query has the id '0'"),
+        ('{"id": "1", "question": "?", "answers": [{}]}', "expected a list of strings"),
         ('{"id": "1", "question": "?"}', r'q.jsonl, line 2: expected "supporting"'),
         ("[]", r"q.jsonl, line 2: expected a JSON object"),
     ],
@@ -125,6 +127,25 @@ def test_trec_files(tmp_path):
         "q1 Q0 b 2 9.000000 x",
         "q2 Q0 c 1 1.000000 x",
     ]
+
+
+def test_queries_and_judgements_of_beir(tmp_path):
+    rows = [{"_id": n, "text": f"what is {n}?", "metadata": {}} for n in range(3)]
+    (tmp_path / "queries.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "test.tsv").write_text("query-id\tcorpus-id\tscore\n0\tp\t1\n\n2\tq\t2.0\n")
+    judgements = read_qrels(tmp_path / "test.tsv")
+    assert judgements == {"0": {"p": 1}, "2": {"q": 2}}
+    found = read_queries(tmp_path / "queries.jsonl", judgements)
+    assert found == [Query("0", "what is 0?", {"p": 1}), Query("2", "what is 2?", {"q": 2})]
+    with pytest.raises(CorpusError, match="no query has an id of the judgements, such as"):
+        read_queries(tmp_path / "queries.jsonl", {"x": {"p": 1}})
+    with pytest.raises(CorpusError, match="or a file of judgements"):
+        read_queries(tmp_path / "queries.jsonl")
+
+
+def test_one_answer_in_place_of_a_list(tmp_path):
+    (tmp_path / "q.jsonl").write_text('{"id": 7, "question": "?", "golden_answers": "Lima"}')
+    assert read_queries(tmp_path / "q.jsonl") == [Query("7", "?", {}, ("Lima",))]
 
 
 @pytest.fixture(scope="module")

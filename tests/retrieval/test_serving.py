@@ -45,6 +45,10 @@ def index(folder):
     return PassageIndex.open(folder)
 
 
+def asked(app):
+    return TestClient(app, base_url="http://127.0.0.1")
+
+
 def ready(client):
     for _ in range(2000):
         if client.get("/readyz").status_code == 200:
@@ -55,7 +59,7 @@ def ready(client):
 
 @pytest.fixture(scope="module")
 def client(folder):
-    with TestClient(make_app(folder)) as client:
+    with asked(make_app(folder)) as client:
         yield ready(client)
 
 
@@ -112,9 +116,8 @@ def test_a_request_may_choose_the_mode(client, index, mode):
     [
         ({}, 'expected "queries"'),
         ({"queries": ["x"], "query": "x"}, 'expected "queries"'),
-        ({"queries": []}, "at least one query"),
         ({"queries": "x"}, "expected a list"),
-        ({"queries": ["x", " "]}, "query 1 is ' '"),
+        ({"queries": ["x"] * 4096, "topk": 17}, "at most 65,536 passages a request"),
         ({"queries": [3]}, "query 0 is 3"),
         ({"query": "x" * 8001}, "has 8001 characters"),
         ({"query": "x", "topk": 0}, '"topk" is 0: expected an integer from 1 to 1000'),
@@ -151,7 +154,7 @@ def test_health_manifest_metrics_and_page(client, index):
 
 
 def test_without_an_index_the_server_lives_and_says_so(tmp_path):
-    with TestClient(make_app(tmp_path)) as client:
+    with asked(make_app(tmp_path)) as client:
         assert client.get("/healthz").status_code == 200
         for _ in range(1000):
             answer = client.post("/retrieve", json={"query": "x"})
@@ -165,7 +168,7 @@ def test_without_an_index_the_server_lives_and_says_so(tmp_path):
 
 def test_an_index_without_words_refuses_their_modes(tmp_path):
     build_index(PASSAGES[:5], tmp_path / "dense", bm25=False)
-    with TestClient(make_app(tmp_path / "dense")) as client:
+    with asked(make_app(tmp_path / "dense")) as client:
         answer = ready(client).post("/retrieve", json={"query": "x", "mode": "bm25"})
         assert answer.status_code == 422
         assert "built without BM25" in answer.json()["error"]
@@ -176,7 +179,7 @@ def test_a_new_generation_is_switched_to_and_no_request_is_lost(folder, tmp_path
     build_index(OTHERS, tmp_path / "new")
     options = ServerOptions(watch_seconds=0.01)
     statuses, answers = [], []
-    with TestClient(make_app(served, options)) as client:
+    with asked(make_app(served, options)) as client:
         ready(client)
 
         def ask(first):
@@ -205,7 +208,7 @@ def test_a_damaged_new_generation_leaves_the_old_one_serving(folder, tmp_path):
     served = shutil.copytree(folder, tmp_path / "served")
     new = build_index(OTHERS, tmp_path / "new").generation
     (new / "ids.npy").write_bytes(b"")
-    with TestClient(make_app(served, ServerOptions(watch_seconds=0.01))) as client:
+    with asked(make_app(served, ServerOptions(watch_seconds=0.01))) as client:
         ready(client)
         commit(new, served)
         server = client.app.state.server
@@ -228,7 +231,7 @@ def test_two_thousand_requests_from_two_hundred_clients(folder, index):
         return documents(answer.json()["result"][0]) == wanted[query]
 
     async def main():
-        app = make_app(folder, ServerOptions(cache_entries=0))
+        app = make_app(folder, ServerOptions(cache_bytes=0))
         async with (
             app.router.lifespan_context(app),
             httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client,

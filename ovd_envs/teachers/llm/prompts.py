@@ -12,10 +12,10 @@ import re
 from collections.abc import Sequence
 
 from ovd_envs.episode import Episode
-from ovd_envs.grading.text import mentions
 from ovd_envs.teachers.base import ScoreRequest
 from ovd_envs.teachers.rubrics import PROBLEM, QUESTION
 from retrieval_index.documents import Document
+from retrieval_index.mentions import mentions
 
 VERSION = "4"
 Messages = list[dict[str, str]]

@@ -30,10 +30,11 @@ from functools import lru_cache
 
 from ovd_envs.episode import Episode, Task, Turn
 from ovd_envs.errors import TaskError
-from ovd_envs.grading.text import mentions, normalize
+from ovd_envs.grading.text import normalize
 from ovd_envs.teachers.base import ScoreRequest
 from ovd_envs.teachers.oracle.thoughts import Verdict, thought_of, write_action
 from retrieval_index.documents import Document
+from retrieval_index.mentions import mentions
 
 MISREAD_COST = 3
 RETRIES = 2
