@@ -5,7 +5,8 @@
 
 Each corpus is indexed with each encoder (in runs/recall; a run that was stopped goes on), and up to
 `count` of its questions are searched in each mode. Recall@10 and nDCG@10 are by the supporting
-passages; hit@10 is the share of questions of which an answer stands in one of the first ten.
+passages; hit@10 is the share of questions of which an answer stands in one of the first ten. A
+second part compares the ways in which BM25 cuts texts into words.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from retrieval_index import build_index
-from retrieval_index.evaluate import measure, read_queries, run_queries
+from retrieval_index.evaluate import Query, measure, read_queries, run_queries
+from retrieval_index.words import WORDS, Words
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 SETS = {
@@ -54,32 +56,56 @@ class Options:
 
 def main(options: Options) -> None:
     if options.show:
-        show(json.loads(options.out.read_text())["results"])
+        record = json.loads(options.out.read_text())
+        show(record["results"])
+        show_words(record["words"])
         return
     stopped = options.indexes / STOPPED
     record = begun(stopped)
     results: dict[str, dict[str, Any]] = record["results"]
+    words: dict[str, dict[str, dict[str, float]]] = record.setdefault("words", {})
     for name in options.sets:
         for encoder in options.encoders:
             if encoder not in results.setdefault(name, {}):
                 results[name][encoder] = measured(name, encoder, options)
                 record |= {"count": options.count, "seed": options.seed}
                 write_record(stopped, record)
+        if name not in words:
+            words[name] = {kind: by_words(name, kind, options) for kind in WORDS}
+            write_record(stopped, record)
     write_record(options.out, record | surroundings(PACKAGES))
     stopped.unlink()
     show(results)
+    show_words(words)
 
 
 def measured(name: str, encoder: str, options: Options) -> dict[str, Any]:
-    corpus, questions = SETS[name]
+    corpus, _ = SETS[name]
     folder = options.indexes / f"{Path(corpus).name.partition('.')[0]}-{encoder}"
     index = build_index(DATA / "corpora" / corpus, folder, encoder)
-    queries = read_queries(DATA / questions)
-    if len(queries) > options.count:
-        queries = random.Random(options.seed).sample(queries, options.count)
+    queries = chosen(name, options)
     found = {mode: run_queries(index, queries, K, mode) for mode in ("dense", "bm25", "hybrid")}
     modes = {mode: measure(queries, results, (K,)) for mode, results in found.items()}
-    return {"passages": len(index), "questions": len(queries), "modes": modes}
+    return {
+        "passages": len(index),
+        "questions": len(queries),
+        "modes": modes,
+        "usual": index.mode,
+    }
+
+
+def by_words(name: str, words: Words, options: Options) -> dict[str, float]:
+    """BM25 with texts cut into words in this way."""
+    folder = options.indexes / f"{Path(SETS[name][0]).name.partition('.')[0]}-{words}"
+    index = build_index(DATA / "corpora" / SETS[name][0], folder, words=words)
+    queries = chosen(name, options)
+    return measure(queries, run_queries(index, queries, K, "bm25"), (K,))
+
+
+def chosen(name: str, options: Options) -> list[Query]:
+    queries = read_queries(DATA / SETS[name][1])
+    few = len(queries) <= options.count
+    return queries if few else random.Random(options.seed).sample(queries, options.count)
 
 
 def show(results: dict[str, dict[str, Any]]) -> None:
@@ -101,6 +127,19 @@ def show(results: dict[str, dict[str, Any]]) -> None:
             values = [f"{cells[key]:.3f}" if key in cells else "" for key, _ in columns]
             table.add_row(name, f"{one['passages']:,}", f"{one['questions']:,}", *values)
         Console().print(table)
+    for encoder, row in next(iter(results.values())).items():
+        print(f"An index of {encoder} searches by {row['usual']} unless told otherwise.")
+
+
+def show_words(results: dict[str, dict[str, dict[str, float]]]) -> None:
+    figure = SHOWN[0]
+    table = Table(title=f"{figure} of BM25 by kind of words", title_justify="left")
+    for column in ("set", *WORDS):
+        table.add_column(column, justify="left" if column == "set" else "right")
+    for name, kinds in results.items():
+        if figure in kinds[WORDS[0]]:
+            table.add_row(name, *(f"{kinds[kind][figure]:.4f}" for kind in WORDS))
+    Console().print(table)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ovd_envs.episode import ActionKind
+from ovd_envs.wording import called
 from retrieval_index.documents import Document
 
 TAGS = ("think", "search", "information", "answer")
 _TAG = re.compile(r"<(/?)(think|search|information|answer)>")
+_CALL_START = "<tool_call>"
+_MARK = re.compile(r"<(/?)(think|search|information|answer|tool_call)>")
+"""Every tag that text of others may not bring in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +35,12 @@ def parse_action(text: str) -> Action:
     The first complete `<search>…</search>` or `<answer>…</answer>` decides. `<think>…</think>`
     blocks and free text may come before it; what follows is not read, only counted, since it was
     written without having seen the observation. A `</think>` that nothing opened closes a thought
-    that began with the text: many chat templates write the opening tag themselves.
+    that began with the text: many chat templates write the opening tag themselves. A call of a tool
+    (`ovd_envs.wording`) is understood wherever a tag is.
     """
+    call = called(text) if _CALL_START in text else None
+    if call is not None:
+        return _of_call(call, text)
     thoughts: list[str] = []
     open_tag, start, end = "", 0, 0
     for match in _TAG.finditer(text):
@@ -63,6 +71,17 @@ def parse_action(text: str) -> Action:
     return _invalid("no <think>, <search> or <answer>")
 
 
+def _of_call(call: tuple[str, str, int] | str, text: str) -> Action:
+    if isinstance(call, str):
+        return _invalid(call)
+    before = text.partition(_CALL_START)[0]
+    if _TAG.search(before.replace("<think>", "").replace("</think>", "")):
+        return _invalid("a tag other than <think> before <tool_call>")
+    tool, value, discarded = call
+    thought = _TAG.sub("", before).strip()
+    return Action("search" if tool == "search" else "answer", value, thought, discarded)
+
+
 def _invalid(why: str) -> Action:
     return Action("invalid", why)
 
@@ -71,7 +90,7 @@ def tagged(tag: str, content: str) -> str:
     """A block as our teachers write it, e.g. "<search> query</search>". Nothing in `content` can
     close or open a tag. The space makes content the same tokens as in running text, for any
     tokenizer; `parse_action` strips it."""
-    return f"<{tag}> {_TAG.sub('', content).strip()}</{tag}>"
+    return f"<{tag}> {_MARK.sub('', content).strip()}</{tag}>"
 
 
 def render_documents(documents: Sequence[Document]) -> str:
@@ -94,4 +113,4 @@ def render_error(why: str, advice: str) -> str:
 
 
 def _defuse(text: str) -> str:
-    return _TAG.sub(lambda match: f"({match[1]}{match[2]})", text) if "<" in text else text
+    return _MARK.sub(lambda match: f"({match[1]}{match[2]})", text) if "<" in text else text

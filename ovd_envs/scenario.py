@@ -19,6 +19,7 @@ from ovd_envs.errors import EpisodeOverError, OptionError, ServiceUnavailable, T
 from ovd_envs.grammar import Action, parse_action
 from ovd_envs.teachers import DEFAULT_TEACHER
 from ovd_envs.teachers.base import Demonstrator, Judge, ScoreRequest
+from ovd_envs.wording import ANSWER_TOOL, CALL_END, TAGS, TOOLS, as_call, check_prompt
 from retrieval_index.documents import Document
 
 RewardMode = Literal["outcome", "verbal", "mixed"]
@@ -67,6 +68,9 @@ class Options:
     """Which generated tasks; the two splits share none."""
     count: int = 2000
     """Number of generated tasks."""
+    prompt: Any = TAGS
+    """How the task is put: "tags", "tools" (calls of tools in JSON), or a text with {question}; in
+    Python also a function of the task."""
     teacher: Any = DEFAULT_TEACHER
     """Who scores each step: a name, module:Class, or an object; None for no scores."""
     reward: RewardMode = "outcome"
@@ -97,12 +101,12 @@ class Options:
             if getattr(self, name) not in known:
                 expected = f"expected one of {', '.join(known)}"
                 raise OptionError(f"{name}={getattr(self, name)!r}: {expected}")
+        check_prompt(self.prompt)
         minima = {"max_turns": 1, "max_invalid": 1, "max_chars": 1, "score_levels": 2, "count": 1}
         for name, minimum in minima.items():
             value = getattr(self, name)
-            if name == "max_invalid" and value is None:
-                continue
-            if type(value) is not int or value < minimum:
+            unlimited = name == "max_invalid" and value is None
+            if not unlimited and (type(value) is not int or value < minimum):
                 raise OptionError(f"{name}={value!r}: expected an integer, at least {minimum}")
 
 
@@ -124,6 +128,8 @@ class Scenario(ABC):
         self.options = options
         self.teacher = teacher
         self.costs = Costs()
+        if options.prompt == TOOLS:
+            self.stop_strings = (*self.stop_strings, CALL_END)
 
     def __deepcopy__(self, memo: object) -> Scenario:
         """Itself: options do not change, and an index or a teacher is not to be copied."""
@@ -145,6 +151,10 @@ class Scenario(ABC):
 
     @abstractmethod
     def grade(self, task: Task, answer: str) -> Grade: ...
+
+    def tools(self) -> list[Mapping[str, Any]]:
+        """Schemas of the tools that an action may call, for chat templates and APIs."""
+        return [ANSWER_TOOL]
 
     def parse(self, text: str) -> Action:
         """What a student's text means; never raises."""
@@ -210,6 +220,8 @@ class Scenario(ABC):
         while running := [episode for episode in episodes if not episode.done]:
             start = time.perf_counter()
             actions = actor.act(running)
+            if self.options.prompt == TOOLS:
+                actions = [as_call(action) for action in actions]
             self.costs.actions += len(actions)
             self.costs.acting_seconds += time.perf_counter() - start
             self.advance(running, actions)

@@ -14,6 +14,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from ovd_envs.checks import as_text, check_options, check_parts
+from ovd_envs.env import TextEnv
 from ovd_envs.episode import Episode, Task
 from ovd_envs.errors import ServiceUnavailable
 from ovd_envs.info import NO_REWARD, Info, reset_info, step_info
@@ -48,7 +49,7 @@ def make_vector_env(
     )
 
 
-class TextVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
+class TextVectorEnv(VectorEnv[tuple[str, ...], Sequence[str | None], NDArray[Any]]):
     """`num_envs` episodes at once: one search call and one teacher call serve a whole step.
 
     Equal, byte for byte, to `num_envs` single environments with the seeds that `reset` gave them
@@ -57,6 +58,9 @@ class TextVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
     observation and info in `final_obs` and `final_info`; in "Disabled" the caller resets, with
     `options={"reset_mask": ...}`. `options={"tasks": [...]}` has a Task, the id of one, or None
     (the next in order) for each place.
+
+    In every mode the action None lets a place rest: its episode, over or not, stays as it is, with
+    no reward and no info. So a group of given tasks is played to its end without others.
     """
 
     def __init__(
@@ -109,23 +113,24 @@ class TextVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
         return self._observations(), gathered(infos, self.num_envs)
 
     def step(
-        self, actions: Sequence[str]
+        self, actions: Sequence[str | None]
     ) -> tuple[tuple[str, ...], NDArray[Any], NDArray[Any], NDArray[Any], Info]:
-        """Play one turn in each place.
+        """Play one turn in each place whose action is not None.
 
         Raises SearchUnavailable or TeacherUnavailable if a service fails and `on_error` is
         "raise". Call it again with the same actions: places that had got through keep their turn.
         """
         if len(actions) != self.num_envs:
             raise ValueError(f"{len(actions)} actions: expected one for each of {self.num_envs}")
+        acting = [place for place in range(self.num_envs) if actions[place] is not None]
         over = [
             place
-            for place, episode in enumerate(self.episodes)
-            if episode.done and place not in self._finished
+            for place in acting
+            if self.episodes and self.episodes[place].done and place not in self._finished
         ]
         if not self.episodes or (over and self.autoreset_mode == AutoresetMode.DISABLED):
             raise ResetNeeded(f"no episode is being played in {over or 'any'}: call reset() first")
-        playing = [place for place in range(self.num_envs) if place not in over]
+        playing = [place for place in acting if place not in over]
         self._advance(
             [(place, as_text(actions[place])) for place in playing if place not in self._finished]
         )
@@ -150,6 +155,23 @@ class TextVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], NDArray[Any]]):
         if self.render_mode == "ansi":
             return tuple(map(render_episode, self.episodes))
         return None
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """An attribute of each single environment, such as "episode"."""
+        return tuple(getattr(self._single(place), name) for place in range(self.num_envs))
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """What a method of each single environment returns, or an attribute."""
+        if name in ("reset", "step"):
+            raise ValueError(f"call({name!r}): use {name}() of the vector environment")
+        found = self.get_attr(name)
+        return tuple(each(*args, **kwargs) if callable(each) else each for each in found)
+
+    def _single(self, place: int) -> TextEnv:
+        """The episode at `place`, as an environment of its own."""
+        env = TextEnv(self.scenario, self.tasks, self.render_mode)
+        env.episode = self.episodes[place] if self.episodes else None
+        return env
 
     def _advance(self, actions: Sequence[tuple[int, str]]) -> None:
         places = [place for place, _ in actions]

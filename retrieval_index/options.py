@@ -65,7 +65,10 @@ def plain(value: Any) -> Any:
         return [plain(each) for each in cast("Sequence[Any]", value)]
     if value is None or isinstance(value, str | int | float | bool):
         return value
-    return str(value) if isinstance(value, Path) else class_path(cast("object", type(value)))
+    if isinstance(value, Path):
+        return str(value)
+    named = cast("object", value) if hasattr(value, "__qualname__") else type(value)
+    return class_path(named)
 
 
 def class_path(target: Any) -> str:

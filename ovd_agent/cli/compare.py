@@ -24,6 +24,11 @@ Writes record.json, results.csv, comparison.html and comparison.png.
     ovd compare --show benchmarks/results/plenty.csv --baseline sft
 
 prints the table of a record again.
+
+    ovd compare --run runs/mine --against published
+
+compares an evaluation (`ovd evaluate --benchmark ovd/fiction-v1 --out runs/mine`) with published
+ones, question by question, and prints a row for a table in Markdown.
 """
 
 from __future__ import annotations
@@ -46,6 +51,8 @@ from ovd_agent.report.comparison import write_page
 from ovd_agent.report.picture import write_picture
 from ovd_agent.runs.arms import read_arm, read_record, write_csv, write_record
 from ovd_agent.runs.comparison import Arms, Difference, Run, differences
+from ovd_agent.runs.published import PUBLISHED, Record, paired, published
+from ovd_agent.runs.published import read_record as read_record_of
 from ovd_envs.errors import OptionError
 
 
@@ -62,6 +69,10 @@ class Options:
     """The arm that the others are compared with, where it is not the plan's."""
     show: Path | None = None
     """Train nothing: print the table of this record.json or results.csv."""
+    run: Path | None = None
+    """Train nothing: compare this evaluation (a folder with result.json, or the file)."""
+    against: str = PUBLISHED
+    """With what: "published", or another evaluation."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +90,11 @@ def main(arguments: Sequence[str]) -> int:
         baseline = options.baseline or baseline or next(iter(arms))
         show(arms, differences(arms, baseline), baseline)
         return 0
+    if options.run is not None:
+        show_pairs(read_record_of(options.run), options.against)
+        return 0
     if options.plan is None:
-        raise OptionError("nothing to compare: give --plan PLAN.toml, or --show RECORD")
+        raise OptionError("nothing to compare: give --plan PLAN.toml, --show RECORD, or --run RUN")
     plan = read_plan(options.plan, options.baseline)
     for seed in plan.seeds:  # seed by seed, so that a comparison broken off is a paired one
         for arm in plan.arms:
@@ -185,6 +199,33 @@ def show(arms: Arms, found: Mapping[str, Difference], baseline: str) -> None:
     console.print(table)
     if all(run.grades for runs in arms.values() for run in runs):
         console.print(_by_hops(arms, found, baseline))
+
+
+def show_pairs(mine: Record, against: str) -> None:
+    """Paired differences of an evaluation to others on the same tasks."""
+    if against == PUBLISHED:
+        others = [record for record in published() if record.tasks == mine.tasks]
+        if not others:
+            benchmarks = ", ".join(sorted({record.benchmark for record in published()}))
+            raise OptionError(
+                f"{mine.name}: nothing is published on these {len(mine.grades)} tasks; what is"
+                f" published is on {benchmarks}, with the default --count"
+            )
+    else:
+        others = [read_record_of(Path(against))]
+    table = Table("compared with", "EM", "mine", "difference", "95% over questions")
+    for other in (paired(mine, each) for each in others):
+        table.add_row(
+            other.other.name,
+            f"{other.other.em:.3f}",
+            f"{mine.em:.3f}",
+            f"{other.mean:+.3f}",
+            f"{other.low:+.3f} to {other.high:+.3f}",
+        )
+    Console().print(table)
+    row = (mine.name, mine.benchmark, str(len(mine.grades)), str(mine.samples), f"{mine.em:.3f}")
+    print("| run | benchmark | tasks | samples | EM |\n| --- | --- | --- | --- | --- |")
+    print(f"| {' | '.join(row)} |")
 
 
 def _by_hops(arms: Arms, found: Mapping[str, Difference], baseline: str) -> Table:

@@ -24,6 +24,8 @@ from ovd_agent.cli.run_folder import options_of_run
 from ovd_agent.runs.assemble import assemble_play
 from ovd_agent.runs.config import PlayConfig
 from ovd_agent.runs.evaluate import evaluate
+from ovd_agent.runs.fingerprints import fingerprints
+from ovd_agent.runs.published import packed_grades
 from ovd_envs import __version__
 from ovd_envs.episode import Task, write_episodes
 from ovd_envs.scenario import Options
@@ -31,6 +33,7 @@ from ovd_envs.scenarios import MATH, WEBQA
 from ovd_envs.tasks.benchmarks import benchmark, fingerprint
 from retrieval_index.files import write_atomically
 from retrieval_index.options import hints_of
+from retrieval_index.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Evaluation(PlayConfig):
     benchmark: str | None = None
     """A public benchmark instead of held-out tasks: nq, triviaqa, popqa, hotpotqa, 2wikimultihopqa,
     musique, bamboogle, squad, simpleqa, frames, gsm8k, math500, aime24, aime25, amc23, minerva or
-    olympiadbench. Questions need --search."""
+    olympiadbench; their questions need --search. Or ours: ovd/fiction-v1 or ovd/arithmetic-v1."""
     count: int = 200
     """How many tasks, the first ones."""
     seed: int = 0
@@ -48,7 +51,7 @@ class Evaluation(PlayConfig):
     temperature: float = 0.0
     """0 is greedy."""
     samples: int = 1
-    """How often each task is played; more than one gives pass@k."""
+    """How often each task is played; more than one gives pass@k and maj@k."""
     out: Path | None = None
     """Folder for result.json and episodes.jsonl."""
 
@@ -63,12 +66,30 @@ def main(arguments: Sequence[str]) -> int:
     print(describe_tasks(choice, len(tasks)))
     rollout, student = assemble_play(options, scenario)
     student.policy.seed(options.seed)
-    result, trajectories = evaluate(
-        rollout, tasks, temperature=options.temperature, samples=options.samples
-    )
+    with progress_bar("playing", len(tasks) * options.samples, None) as advance:
+        done = 0
+
+        def finished(count: int) -> None:
+            nonlocal done
+            advance(count - done)
+            done = count
+
+        result, trajectories = evaluate(
+            rollout,
+            tasks,
+            temperature=options.temperature,
+            samples=options.samples,
+            on_finished=finished,
+        )
     if options.out is not None:
         write_episodes(options.out / "episodes.jsonl", (each.episode for each in trajectories))
-        record = {**result, **provenance(options, tasks, student.precision)}
+        matches = [each.episode.exact_match or 0.0 for each in trajectories]
+        record = {
+            "name": options.out.name,
+            **result,
+            "grades": packed_grades(matches, options.samples),
+            **provenance(options, tasks, student.precision),
+        }
         write_atomically(options.out / "result.json", json.dumps(record, indent=2))
     Console().print(table(result, f"{options.student} on {choice.name}"))
     return 0
@@ -84,6 +105,8 @@ def of_benchmark(options: Evaluation, name: str) -> Evaluation:
 def provenance(options: Evaluation, tasks: Sequence[Task], precision: str) -> dict[str, Any]:
     """What a figure is of: the options, which tasks, and the versions."""
     return {
+        "benchmark": options.benchmark,
+        "student_fingerprint": fingerprints(options.student, {}).get("student"),
         "precision": precision,
         "options": options.record(),
         "tasks_fingerprint": fingerprint(tasks),
@@ -118,7 +141,12 @@ def table(result: dict[str, Any], title: str) -> Table:
             f"{row['f1']:.3f}",
             f"{row['answered']:.2f}",
         )
-    if "pass_at" in result:
-        rates = (f"pass@{k} {rate:.3f}" for k, rate in result["pass_at"].items())
-        shown.caption = ", ".join(rates)
+    if samples := result.get("samples"):
+        shown.columns[2].header = f"avg@{samples}"
+        shown.caption = ", ".join(
+            f"{name}@{k} {found['rate']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+            for name, rates in (("pass", result["pass_at"]), ("maj", result["maj_at"]))
+            for k, found in rates.items()
+            if int(k) in (1 << int(k).bit_length() - 1, samples)
+        )
     return shown

@@ -72,7 +72,8 @@ def print_results(results: dict[str, dict[str, float]], title: str) -> None:
 def evaluate(options: Options) -> dict[str, dict[str, float]]:
     index = PassageIndex.open(options.index)
     queries = read_queries(options.queries, read_qrels(options.qrels) if options.qrels else None)
-    print(f"{options.index} searches by {index.mode} unless told otherwise: {index.mode_reason}")
+    console = Console()
+    console.print(f"Unless told otherwise it searches by {index.mode}: {index.mode_reason}.")
     modes = options.modes or (MODES if index.manifest.bm25 else ("dense",))
     results: dict[str, dict[str, float]] = {}
     for mode in modes:

@@ -147,7 +147,9 @@ def acceptance(runs: Sequence[Run]) -> list[float]:
     return np.mean([run.acceptance[:shortest] for run in runs], axis=0).tolist()
 
 
-def bootstrap(by_question: Floats, *, draws: int = DRAWS, seed: int = 0) -> tuple[float, float]:
+def bootstrap(
+    by_question: Floats, *, draws: int = DRAWS, seed: int = 0, level: float = LEVEL
+) -> tuple[float, float]:
     """The interval of a mean over questions, drawn with replacement."""
     rng, count = np.random.default_rng(seed), len(by_question)
     chance = np.full(count, 1 / count)
@@ -157,5 +159,5 @@ def bootstrap(by_question: Floats, *, draws: int = DRAWS, seed: int = 0) -> tupl
             for start in range(0, draws, _CHUNK)
         ]
     )
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2]).tolist()
     return low, high

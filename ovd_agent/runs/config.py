@@ -105,7 +105,18 @@ class EnvironmentConfig:
         return choose_environment(values | overrides)
 
     def held_out(self, count: int, **overrides: Any) -> Choice[Any]:
-        """The same environment with `count` held-out tasks."""
+        """The same environment with `count` held-out tasks.
+
+        Raises OptionError where training tasks are given and held-out ones are not: generated ones
+        would be of another world.
+        """
+        given = cast("Options", self.environment().options).tasks
+        if given is not None and self.eval_tasks is None:
+            named = given if isinstance(given, str | Path) else f"a list of {len(given)}"
+            raise OptionError(
+                f"env.tasks={str(named)!r} are for training: give other tasks to evaluate on"
+                " (--eval-tasks FILE)"
+            )
         what = {"split": "test", "count": count, "tasks": self.eval_tasks}
         return self.environment(**what | overrides)
 

@@ -13,15 +13,23 @@ from ovd_envs.grammar import Action, parse_action, render_error
 from ovd_envs.scenario import Grade, Options, Response, Scenario
 from ovd_envs.scenarios import MATH
 from ovd_envs.tasks.arithmetic import Split, arithmetic_tasks
-from ovd_envs.tasks.benchmarks import given_tasks
+from ovd_envs.tasks.benchmarks import frozen_of, given_tasks
 from ovd_envs.teachers import make_teacher
 from ovd_envs.teachers.base import TeacherContext
 from ovd_envs.teachers.rubrics import PROBLEM
+from ovd_envs.wording import TAGS, TOOLS, call_of, worded
 
-PROMPT = (
-    "Solve the problem. Write one step of reasoning in <think></think> a turn and finish with "
-    "<answer>answer</answer>.\nProblem: {problem}\n"
-)
+PROMPTS = {
+    TAGS: (
+        "Solve the problem. Write one step of reasoning in <think></think> a turn and finish with "
+        "<answer>answer</answer>.\nProblem: {question}\n"
+    ),
+    TOOLS: (
+        "Solve the problem. Write one step of reasoning in <think></think> a turn and finish with\n"
+        f"{call_of('answer', 'answer')}\n"
+        "Problem: {question}\n"
+    ),
+}
 ADVICE = "Write <think>one step</think> to go on or <answer>answer</answer> to finish."
 
 
@@ -51,11 +59,11 @@ class Math(Scenario):
     rubric = PROBLEM
 
     def prompt(self, task: Task) -> str:
-        return PROMPT.format(problem=task.prompt)
+        return worded(self.options.prompt, task, PROMPTS)
 
     def parse(self, text: str) -> Action:
         action = parse_action(text)
-        untagged = text if not _ANY_TAG.search(text) else ""
+        untagged = text if action.kind == "invalid" and not _ANY_TAG.search(text) else ""
         if action.kind == "think":  # then what follows the thought may be the answer
             untagged = text.rpartition("</think>")[2]
         if answer := last_boxed(untagged) or _after_hashes(untagged):
@@ -91,6 +99,8 @@ def _after_hashes(text: str) -> str:
 
 def build(options: MathOptions) -> tuple[Math, Sequence[Task]]:
     """The scenario, and the tasks of `options`."""
+    if (frozen := frozen_of(options.tasks)) is not None:
+        return frozen.built(options, build)
     context = TeacherContext(MATH, Math.rubric, options.max_turns, options.score_levels)
     scenario = Math(options, make_teacher(options.teacher, context))
     if options.tasks is None:

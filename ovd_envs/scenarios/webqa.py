@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,18 +18,28 @@ from ovd_envs.scenarios import WEBQA
 from ovd_envs.search import make_search
 from ovd_envs.search.base import SearchEngine, SearchRequest
 from ovd_envs.search.index import IndexSearch, cached_index
-from ovd_envs.tasks.benchmarks import given_tasks
+from ovd_envs.tasks.benchmarks import frozen_of, given_tasks
 from ovd_envs.tasks.fiction import Split, World
 from ovd_envs.teachers import make_teacher
 from ovd_envs.teachers.base import Judge, TeacherContext
 from ovd_envs.teachers.rubrics import QUESTION
+from ovd_envs.wording import ANSWER_TOOL, SEARCH_TOOL, TAGS, TOOLS, call_of, worded
 from retrieval_index.documents import Document
 
-PROMPT = (
-    "Answer the question. Think in <think></think>, search with <search>query</search>, "
-    "read what comes back in <information></information>, and finish with "
-    "<answer>answer</answer>.\nQuestion: {question}\n"
-)
+PROMPTS = {
+    TAGS: (
+        "Answer the question. Think in <think></think>, search with <search>query</search>, "
+        "read what comes back in <information></information>, and finish with "
+        "<answer>answer</answer>.\nQuestion: {question}\n"
+    ),
+    TOOLS: (
+        "Answer the question. Think in <think></think>, search with\n"
+        f"{call_of('search', 'query')}\n"
+        "read what comes back in <information></information>, and finish with\n"
+        f"{call_of('answer', 'answer')}\n"
+        "Question: {question}\n"
+    ),
+}
 ADVICE = "Write <search>query</search> to search or <answer>answer</answer> to finish."
 
 
@@ -78,7 +88,10 @@ class WebQA(Scenario):
         self._matches, self._source = GRADERS[options.grader]
 
     def prompt(self, task: Task) -> str:
-        return PROMPT.format(question=task.prompt)
+        return worded(self.options.prompt, task, PROMPTS)
+
+    def tools(self) -> list[Mapping[str, Any]]:
+        return [SEARCH_TOOL, ANSWER_TOOL]
 
     def respond(self, episodes: Sequence[Episode], actions: Sequence[Action]) -> list[Response]:
         requests = [
@@ -110,6 +123,20 @@ class WebQA(Scenario):
         return Grade(0.0, f1_score(answer, task.answers), self._source)
 
 
+def _check_world(tasks: Sequence[Task], search: Any) -> None:
+    """Raises OptionError for generated questions over an index that lacks their passages."""
+    get = getattr(search, "get", None)
+    if get is None or not tasks:
+        return
+    try:
+        get(tasks[0].supporting)
+    except KeyError:
+        raise OptionError(
+            "search=<an index of other passages> without tasks: the generated questions are about"
+            " an invented world; give tasks=<file or benchmark> too"
+        ) from None
+
+
 _SILENCE = Response()
 
 
@@ -125,6 +152,8 @@ def _respond(action: Action, found: Iterator[Sequence[Document]]) -> Response:
 
 def build(options: WebQAOptions) -> tuple[WebQA, Sequence[Task]]:
     """The scenario, and the tasks of `options`."""
+    if (frozen := frozen_of(options.tasks)) is not None:
+        return frozen.built(options, build)
     if isinstance(options.tasks, str | Path) and options.search is None:
         raise OptionError(
             f"questions from a file ({options.tasks}) need search=<index folder or search engine>"
@@ -136,7 +165,9 @@ def build(options: WebQAOptions) -> tuple[WebQA, Sequence[Task]]:
     context = TeacherContext(WEBQA, WebQA.rubric, options.max_turns, options.score_levels, search)
     scenario = WebQA(options, make_teacher(options.teacher, context), search)
     if options.tasks is None:
-        return scenario, _generated(passages, seed, options.split, options.count, options.hops)
+        tasks = _generated(passages, seed, options.split, options.count, options.hops)
+        _check_world(tasks, search)
+        return scenario, tasks
     return scenario, given_tasks(options.tasks)
 
 

@@ -10,8 +10,8 @@ import hashlib
 import importlib
 import importlib.util
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -166,11 +166,64 @@ BENCHMARKS = {
 """As the sets are usually evaluated; sizes are those of the whole sets."""
 
 
-def benchmark(name: str) -> Benchmark:
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """Generated tasks that stay the same: the options of their environment, and the fingerprint of
+    the tasks that these must give."""
+
+    name: str
+    kind: Kind
+    options: Mapping[str, Any]
+    fingerprint: str
+
+    def built(self, options: Any, build: Callable[[Any], tuple[Any, Sequence[Task]]]) -> Any:
+        """What `build` makes of an environment's options with those of this benchmark.
+
+        Raises OptionError for another environment's, TaskError where the tasks have changed.
+        """
+        if not all(hasattr(options, name) for name in self.options):
+            raise OptionError(f"tasks={self.name!r} are {self.kind}: choose their environment")
+        scenario, tasks = build(replace(options, tasks=None, split="test", **self.options))
+        if (found := fingerprint(tasks)) != self.fingerprint:
+            raise TaskError(
+                f"{self.name} gives other tasks here than it should ({found}, not"
+                f" {self.fingerprint}), so that figures would not compare: install a release"
+            )
+        return scenario, tasks
+
+
+_WORLD = {"hops": (1, 2), "world_seed": 2, "passages": 2000, "search": None, "top_k": 1}
+FROZEN = {
+    each.name: each
+    for each in (
+        Frozen(
+            "ovd/fiction-v1",
+            "questions",
+            {**_WORLD, "count": 200, "max_turns": 3},
+            "7e04c71b80b86b8c",
+        ),
+        Frozen(
+            "ovd/arithmetic-v1",
+            "problems",
+            {"levels": (1, 2, 3), "world_seed": 2, "count": 200, "max_turns": 4},
+            "bffe0d00d1bbb3e4",
+        ),
+    )
+}
+"""Our own; what we publish is measured on these."""
+
+
+def frozen_of(tasks: object) -> Frozen | None:
+    """The frozen benchmark that an environment's option `tasks` names."""
+    return FROZEN.get(tasks) if isinstance(tasks, str) else None
+
+
+def benchmark(name: str) -> Benchmark | Frozen:
     """Raises TaskError naming the benchmarks there are."""
-    if name not in BENCHMARKS:
-        raise TaskError(f"benchmark {name!r} is not known: expected one of {', '.join(BENCHMARKS)}")
-    return BENCHMARKS[name]
+    known = BENCHMARKS | FROZEN
+    if name not in known:
+        raise TaskError(f"benchmark {name!r} is not known: expected one of {', '.join(known)}")
+    return known[name]
 
 
 def load_benchmark(name: str) -> Sequence[Task]:
@@ -178,7 +231,7 @@ def load_benchmark(name: str) -> Sequence[Task]:
 
     Raises TaskError, which says which file to put where, if it is in neither.
     """
-    chosen = benchmark(name)
+    chosen = BENCHMARKS[name]
     path = find_file(chosen)
     return load_tasks(path) if path is not None else _from_hub(name, chosen)
 

@@ -106,11 +106,47 @@ def test_next_step_ignores_the_action_of_a_finished_episode(webqa: Make, tasks: 
     env = TextVectorEnv(webqa(), tasks, 1)
     env.reset(seed=0)
     env.step([WRONG])
-    [prompt], rewards, terminated, truncated, infos = env.step([None])  # type: ignore[list-item]
+    [prompt], rewards, terminated, truncated, infos = env.step(["anything"])
     assert prompt == env.episodes[0].prompt
     assert env.episodes[0].turns == []
     assert (rewards[0], terminated[0], truncated[0]) == (0.0, False, False)
     assert set(infos) == {"task_id", "_task_id"}
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_a_place_may_rest(webqa: Make, tasks: list[Task], mode: AutoresetMode) -> None:
+    """A group of given tasks is played to its end, and nobody begins another episode."""
+    env = TextVectorEnv(webqa(), tasks, 4, autoreset_mode=mode)
+    env.reset(seed=0, options={"tasks": ["t1", "t2", "t3", "t4"]})
+    played = list(env.episodes)
+    for step in range(4):
+        resting = [place for place in range(4) if played[place].done or place == step]
+        before = [played[place].to_json() for place in resting]
+        actions = [None if place in resting else act(place, step) for place in range(4)]
+        if mode == AutoresetMode.SAME_STEP and step == 3:
+            break  # what ended has begun again by then
+        observations, rewards, _, _, infos = env.step(actions)
+        for place, record in zip(resting, before):
+            assert played[place].to_json() == record
+            assert rewards[place] == 0
+            assert not any(infos[name][place] for name in infos if name.startswith("_"))
+            if env.episodes[place] is played[place]:
+                last = played[place].turns[-1].observation if played[place].turns else None
+                assert observations[place] == (played[place].prompt if last is None else last)
+    if mode != AutoresetMode.SAME_STEP:
+        assert all(one is other for one, other in zip(env.episodes, played))
+        assert env.step([None] * 4)[2].tolist() == [episode.terminated for episode in played]
+
+
+def test_attributes_and_methods_of_single_environments(webqa: Make, tasks: list[Task]) -> None:
+    env = TextVectorEnv(webqa(), tasks, 2, render_mode="ansi")
+    assert env.get_attr("episode") == (None, None)
+    env.reset(seed=0)
+    assert env.get_attr("episode") == tuple(env.episodes)
+    assert env.call("render") == env.render()
+    assert env.call("tasks") == (tasks, tasks)
+    with pytest.raises(ValueError, match=r"call\('step'\): use step\(\) of the vector"):
+        env.call("step", WRONG)
 
 
 def test_resets_choose_tasks_and_seeds(webqa: Make, tasks: list[Task]) -> None:

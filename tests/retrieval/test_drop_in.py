@@ -8,7 +8,7 @@ import time
 
 import msgpack
 import pytest
-from fastapi.testclient import TestClient
+from running import connected, ready, served
 
 from retrieval_index import build_index
 from retrieval_index.documents import Document
@@ -25,18 +25,6 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("served") / "index"
     build_index([*PASSAGES, Document("odd", "Odd", "a lone \ud800 surrogate")], path)
     return path
-
-
-def connected(app):
-    return TestClient(app, base_url="http://127.0.0.1")
-
-
-def ready(client):
-    for _ in range(2000):
-        if client.get("/readyz").status_code == 200:
-            return client
-        time.sleep(0.005)
-    raise AssertionError(client.get("/readyz").text)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +65,9 @@ def test_the_requests_of_search_r1s_trainer_over_a_batch_of_episodes(client, fol
             best = index.search([queries[episode]], 1)[0][0].title if queries[episode] else ""
             assert text.startswith(f"Doc 1(Title: {best}" if best else "")
             assert bool(text) == bool(best)
-        active = [episode for episode in active if acts[episode] != "answer"] if turn == 1 else active
+        active = (
+            [episode for episode in active if acts[episode] != "answer"] if turn == 1 else active
+        )
 
 
 @pytest.mark.parametrize("query", ["", "  "])
@@ -126,13 +116,14 @@ def test_a_body_without_end_is_refused(client, monkeypatch):
     assert "more than 1 MiB" in answer.json()["error"]
 
 
-def test_a_body_that_drips_is_given_up(folder, served_at):
-    with served_at(make_app(folder, ServerOptions(seconds=0.2))) as port:
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
-            connection.sendall(
-                b"POST /retrieve HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{"
-            )
-            assert b" 408 " in connection.recv(1000)
+def test_a_body_that_drips_is_given_up(folder):
+    head = b"POST /retrieve HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{"
+    with (
+        served(make_app(folder, ServerOptions(seconds=0.2))) as port,
+        socket.create_connection(("127.0.0.1", port), timeout=10) as connection,
+    ):
+        connection.sendall(head)
+        assert b" 408 " in connection.recv(1000)
 
 
 def test_pages_that_load_from_elsewhere_are_not_there(client):
@@ -178,15 +169,15 @@ DAMAGE = {name: damaged(name) for name in FILES} | {
 
 def test_whatever_is_damaged_the_next_whole_generation_is_switched_to(folder, tmp_path):
     """One server, all kinds of damage, one after the other: its watcher outlives each."""
-    served = shutil.copytree(folder, tmp_path / "served")
-    with connected(make_app(served, ServerOptions(watch_seconds=0.005))) as client:
+    place = shutil.copytree(folder, tmp_path / "served")
+    with connected(make_app(place, ServerOptions(watch_seconds=0.005))) as client:
         ready(client)
         server = client.app.state.server
         for number, (name, damage) in enumerate(DAMAGE.items()):
             server.problem = ""
             bad = shutil.copytree(folder / "gen-000001", tmp_path / f"bad{number}")
             damage(bad)
-            commit(bad, served)
+            commit(bad, place)
             for _ in range(2000):
                 if server.problem:
                     break
@@ -195,7 +186,7 @@ def test_whatever_is_damaged_the_next_whole_generation_is_switched_to(folder, tm
             assert "problem" in client.get("/readyz").json(), name
             asked = {"query": "town 3", "topk": 1}
             assert client.post("/retrieve", json=asked).json()["result"][0], name
-        good = commit(shutil.copytree(folder / "gen-000001", tmp_path / "good"), served)
+        good = commit(shutil.copytree(folder / "gen-000001", tmp_path / "good"), place)
         for _ in range(2000):
             if client.get("/readyz").json() == {"status": "ready", "generation": good.name}:
                 return

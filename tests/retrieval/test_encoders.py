@@ -2,6 +2,7 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from retrieval_index.encoders import (
 )
 from retrieval_index.errors import EncoderError, MissingPackageError
 from retrieval_index.index import PassageIndex
+from retrieval_index.manifest import write_manifest
 from retrieval_index.precision import multiplies_in_bfloat16
 from retrieval_index.update import update_index
 

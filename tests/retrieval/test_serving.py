@@ -17,8 +17,7 @@ import gymnasium
 import httpx
 import msgpack
 import pytest
-import uvicorn
-from fastapi.testclient import TestClient
+from running import connected, ready, served
 
 import ovd_envs  # noqa: F401 - registers the ids
 from ovd_envs.episode import Task
@@ -45,21 +44,9 @@ def index(folder):
     return PassageIndex.open(folder)
 
 
-def asked(app):
-    return TestClient(app, base_url="http://127.0.0.1")
-
-
-def ready(client):
-    for _ in range(2000):
-        if client.get("/readyz").status_code == 200:
-            return client
-        time.sleep(0.005)
-    raise AssertionError(client.get("/readyz").text)
-
-
 @pytest.fixture(scope="module")
 def client(folder):
-    with asked(make_app(folder)) as client:
+    with connected(make_app(folder)) as client:
         yield ready(client)
 
 
@@ -154,7 +141,7 @@ def test_health_manifest_metrics_and_page(client, index):
 
 
 def test_without_an_index_the_server_lives_and_says_so(tmp_path):
-    with asked(make_app(tmp_path)) as client:
+    with connected(make_app(tmp_path)) as client:
         assert client.get("/healthz").status_code == 200
         for _ in range(1000):
             answer = client.post("/retrieve", json={"query": "x"})
@@ -168,18 +155,18 @@ def test_without_an_index_the_server_lives_and_says_so(tmp_path):
 
 def test_an_index_without_words_refuses_their_modes(tmp_path):
     build_index(PASSAGES[:5], tmp_path / "dense", bm25=False)
-    with asked(make_app(tmp_path / "dense")) as client:
+    with connected(make_app(tmp_path / "dense")) as client:
         answer = ready(client).post("/retrieve", json={"query": "x", "mode": "bm25"})
         assert answer.status_code == 422
         assert "built without BM25" in answer.json()["error"]
 
 
 def test_a_new_generation_is_switched_to_and_no_request_is_lost(folder, tmp_path):
-    served = shutil.copytree(folder, tmp_path / "served")
+    place = shutil.copytree(folder, tmp_path / "served")
     build_index(OTHERS, tmp_path / "new")
     options = ServerOptions(watch_seconds=0.01)
     statuses, answers = [], []
-    with asked(make_app(served, options)) as client:
+    with connected(make_app(place, options)) as client:
         ready(client)
 
         def ask(first):
@@ -191,7 +178,7 @@ def test_a_new_generation_is_switched_to_and_no_request_is_lost(folder, tmp_path
         threads = [threading.Thread(target=ask, args=(7 * n,)) for n in range(4)]
         for thread in threads:
             thread.start()
-        commit(live_generation(tmp_path / "new"), served)
+        commit(live_generation(tmp_path / "new"), place)
         for thread in threads:
             thread.join()
         for _ in range(1000):
@@ -205,12 +192,12 @@ def test_a_new_generation_is_switched_to_and_no_request_is_lost(folder, tmp_path
 
 
 def test_a_damaged_new_generation_leaves_the_old_one_serving(folder, tmp_path):
-    served = shutil.copytree(folder, tmp_path / "served")
+    place = shutil.copytree(folder, tmp_path / "served")
     new = build_index(OTHERS, tmp_path / "new").generation
     (new / "ids.npy").write_bytes(b"")
-    with asked(make_app(served, ServerOptions(watch_seconds=0.01))) as client:
+    with connected(make_app(place, ServerOptions(watch_seconds=0.01))) as client:
         ready(client)
-        commit(new, served)
+        commit(new, place)
         server = client.app.state.server
         for _ in range(1000):
             if server.problem:
@@ -234,7 +221,9 @@ def test_two_thousand_requests_from_two_hundred_clients(folder, index):
         app = make_app(folder, ServerOptions(cache_bytes=0))
         async with (
             app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client,
+            httpx.AsyncClient(
+                transport=httpx.ASGITransport(app), base_url="http://localhost"
+            ) as client,
         ):
             while (await client.get("/readyz")).status_code != 200:
                 await asyncio.sleep(0.01)
@@ -253,15 +242,8 @@ def test_two_thousand_requests_from_two_hundred_clients(folder, index):
 @pytest.fixture(scope="module")
 def address(folder):
     """A real server on a free port."""
-    server = uvicorn.Server(uvicorn.Config(make_app(folder), port=0, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join()
+    with served(make_app(folder)) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def test_the_client_is_the_index_at_a_distance(address, index):
