@@ -88,8 +88,7 @@ def build_index(
     """
     target = Path(out)
     _check_target(target)
-    stored = isinstance(corpus, str | Path)
-    if stored:
+    if stored := isinstance(corpus, str | Path):
         check_corpus(corpus)  # before a model is loaded
     if bm25:
         check_bm25_installed()

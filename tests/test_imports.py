@@ -14,7 +14,7 @@ ALLOWED = {
     "ovd_agent": {"retrieval_index", "ovd_envs", "ovd_agent"},
 }
 ROOMS = (
-    *("episode", "errors", "grammar", "spaces", "cache", "checks", "info", "render"),
+    *("episode", "errors", "wording", "grammar", "spaces", "cache", "checks", "info", "render"),
     *("grading", "tasks", "search", "teachers", "scenario", "scenarios", "registry"),
     *("env", "vector_env", "calibration"),
 )

@@ -70,10 +70,11 @@ def math_equal(answer: str, answers: Sequence[str]) -> bool:
 
 def math_grade(answer: str, answers: Sequence[str]) -> tuple[bool, str]:
     """Whether `answer` has the value of one of `answers` (plain numbers, quantities or LaTeX), and
-    how that was found: "text", "number", "math-verify", or "timeout".
+    how that was found: "text", "number" or "math-verify".
 
     A unit or noun counts only where both have one; a base, too. An answer that is over-long or
-    unreadable is not equal; neither is one that takes too long to compare, but that one is marked.
+    unreadable is not equal. Neither is one that takes too long to compare, or that math-verify
+    fails on, but these are marked: "timeout", which ends the comparison, or "error".
     """
     if len(answer) > MATH_CHARS:
         return False, "text"
@@ -86,26 +87,27 @@ def math_grade(answer: str, answers: Sequence[str]) -> tuple[bool, str]:
     source = "text"
     quantity = read_quantity(given)
     for gold in golds:
-        equal, source = _compared(given, quantity, gold, source)
-        if equal:
-            return True, source
+        equal, found = _compared(given, quantity, gold)
+        if equal or found == "timeout":
+            return equal, found
+        source = source if source == "error" else found or source
     return False, source
 
 
-def _compared(given: str, quantity: Quantity | None, gold: str, before: str) -> tuple[bool, str]:
-    """Whether the texts have one value, and how that was found, after other golds were not."""
+def _compared(given: str, quantity: Quantity | None, gold: str) -> tuple[bool, str]:
+    """Whether the texts have one value, and how that was found; "" where brackets tell."""
     other = read_quantity(gold)
     if quantity is not None and other is not None:
-        return same_quantity(quantity, other), "timeout" if before == "timeout" else "number"
+        return same_quantity(quantity, other), "number"
     given, gold = _for_verify(given, quantity), _for_verify(gold, other)
     if {_brackets(given), _brackets(gold)} == {"set", "tuple"}:
-        return False, before
-    equal = verifier.equal(given, gold)
-    if not equal and equal is not None and re.search(r"[<>]|\\[lg]eq?\b", given):
-        equal = verifier.equal(gold, given)  # an inequality for an interval
-    if equal:
-        return True, "math-verify"
-    return False, "timeout" if equal is None or before == "timeout" else "math-verify"
+        return False, ""
+    verdict = verifier.equal(given, gold)
+    if verdict == "different" and re.search(r"[<>]|\\[lg]eq?\b", given):
+        verdict = verifier.equal(gold, given)  # an inequality for an interval
+    if verdict in ("timeout", "error"):
+        return False, verdict
+    return verdict == "equal", "math-verify"
 
 
 def _last_side(text: str) -> str | None:

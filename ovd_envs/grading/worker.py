@@ -12,11 +12,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 MATH_SECONDS = 2.0
 """Processor time for one comparison: a busy machine changes no verdict. Real ones take 0.2 s."""
 _WORKER_BYTES = 4 << 30
+Verdict = Literal["equal", "different", "timeout", "error"]
+"""No verdict: it took too long, or math-verify failed."""
+_VERDICTS: dict[str, Verdict] = {"true": "equal", "false": "different", "null": "error"}
 
 
 class Verifier:
@@ -26,8 +29,8 @@ class Verifier:
         self._process: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
 
-    def equal(self, answer: str, gold: str) -> bool | None:
-        """The verdict, or None if it took too long."""
+    def equal(self, answer: str, gold: str) -> Verdict:
+        """The verdict, or why there is none."""
         with self._lock:
             if self._process is None or self._process.poll() is not None:
                 self._process = _start_worker()
@@ -37,7 +40,7 @@ class Verifier:
             finally:
                 if not reply:  # too slow, or we were interrupted: no late reply may be read later
                     self.close()
-            return reply == "true\n" if reply else None
+            return _VERDICTS.get(reply.strip(), "timeout")
 
     def close(self) -> None:
         """End the worker, if there is one; the next comparison starts another."""
@@ -95,7 +98,8 @@ if hasattr(os, "register_at_fork"):
 
 
 def serve() -> None:
-    """The worker's loop: a line of JSON `[answer, gold]` in, `true` or `false` out.
+    """The worker's loop: a line of JSON `[answer, gold]` in, `true`, `false` or, where math-verify
+    fails, `null` out.
 
     It ends when its caller has gone, or in the middle of a comparison that takes too long.
     """
@@ -112,7 +116,7 @@ def serve() -> None:
         try:
             equal = _verify(*json.loads(line))
         except Exception:
-            equal = False
+            equal = None
         _end_after(0)
         print(json.dumps(equal), file=replies, flush=True)
 

@@ -1,6 +1,7 @@
 """Bad options get one clear sentence, before anything is loaded."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,9 @@ from ovd_agent.learner.learner import LearnerConfig
 from ovd_agent.lora import LoraConfig
 from ovd_agent.losses.policy_gradient import PolicyGradient
 from ovd_agent.runs.config import EnvironmentConfig, RolloutConfig, TrainConfig
+from ovd_envs.episode import Task
+from ovd_envs.errors import OptionError
+from ovd_envs.scenarios import MATH
 
 
 @pytest.mark.parametrize(
@@ -108,3 +112,11 @@ def test_a_configuration_of_an_older_version_is_one_sentence(tmp_path):
     (tmp_path / "config.json").write_text('{"env": "ovd/WebQA-v0", "ovd": {"threshold": 7}}')
     with pytest.raises(ValueError, match="is of an older version"):
         TrainConfig(out=tmp_path).save()
+
+
+@pytest.mark.parametrize("tasks", ["train.jsonl", [Task("a", "?", ("b",))]])
+def test_training_tasks_without_held_out_ones_are_refused(tasks):
+    config = EnvironmentConfig(env={"name": MATH, "tasks": tasks})
+    with pytest.raises(OptionError, match=r"are for training: .*--eval-tasks FILE"):
+        config.held_out(5)
+    assert replace(config, eval_tasks="ovd/arithmetic-v1").held_out(5).options.tasks

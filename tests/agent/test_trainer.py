@@ -479,7 +479,8 @@ def test_a_prompt_that_does_not_fit_is_named_before_anything_is_played(folder):
     tasks = [
         Task(f"t{n}", "What is 1 and 1?" + " please" * (300 * (n == 7)), ("2",)) for n in range(9)
     ]
-    config = small(folder, "run", env={"name": "ovd/Math-v0", "tasks": tasks})
+    env = {"name": "ovd/Math-v0", "tasks": tasks}
+    config = small(folder, "run", env=env, eval_tasks=tasks[:2])
     with pytest.raises(
         OptionError, match=r"the prompt of task 't7' has \d+ tokens: expected fewer"
     ):
@@ -511,7 +512,10 @@ def test_a_resumed_run_notices_changed_files(folder, tmp_path):
     tasks = tmp_path / "tasks.jsonl"
     line = {"id": "a", "problem": "What is 1 + 1?", "answer": "2"}
     tasks.write_text(json.dumps(line) + "\n")
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text(json.dumps(line | {"id": "b"}) + "\n")
     options = {"env": ENV | {"tasks": str(tasks)}, "updates": 1, "tasks_per_update": 1}
+    options["eval_tasks"] = str(held_out)
     Trainer(small(folder, "run", **options)).run()
     before = tasks.read_text()
     tasks.write_text(json.dumps(line | {"answer": "3"}) + "\n")

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium
 import pytest
 
+from ovd_envs.episode import Task
 from ovd_envs.errors import OptionError, TaskError
 from ovd_envs.registry import make_scenario
+from ovd_envs.scenarios import MATH as MATH_ENV
+from ovd_envs.scenarios import WEBQA
 from ovd_envs.tasks.benchmarks import (
     BENCHMARKS,
+    FROZEN,
     benchmark,
     fingerprint,
     given_tasks,
     load_benchmark,
 )
 from ovd_envs.tasks.files import load_tasks
+from retrieval_index import build_index
+from retrieval_index.documents import Document
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
@@ -233,3 +240,28 @@ def test_benchmarks_of_real_files_load(name: str, monkeypatch) -> None:
     assert 25 <= len(tasks) <= BENCHMARKS[name].size
     assert len(fingerprint(tasks)) == 16
     assert all(task.answers for task in tasks)
+
+
+def test_generated_questions_over_other_passages_are_refused(tmp_path):
+    index = build_index([Document("p", "", "some passage")], tmp_path / "index")
+    with pytest.raises(OptionError, match=r"an invented world; give tasks=<file or benchmark> too"):
+        make_scenario(WEBQA, search=index, count=3)
+    assert make_scenario(WEBQA, search=index, tasks=[Task("a", "?", ("b",))])
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_a_frozen_benchmark_is_the_same_everywhere(name):
+    env_id = WEBQA if FROZEN[name].kind == "questions" else MATH_ENV
+    _, tasks = make_scenario(env_id, tasks=name, count=7)
+    assert fingerprint(tasks) == FROZEN[name].fingerprint
+    assert len(tasks) == FROZEN[name].options["count"]
+    other = MATH_ENV if env_id == WEBQA else WEBQA
+    with pytest.raises(OptionError, match="choose their environment"):
+        make_scenario(other, tasks=name)
+
+
+def test_a_frozen_benchmark_that_has_changed_is_refused(monkeypatch):
+    name = "ovd/arithmetic-v1"
+    monkeypatch.setitem(FROZEN, name, replace(FROZEN[name], fingerprint="other"))
+    with pytest.raises(TaskError, match=r"gives other tasks here than it should"):
+        make_scenario(MATH_ENV, tasks=name)

@@ -309,6 +309,22 @@ def test_a_forked_process_has_a_worker_of_its_own() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+def test_a_timeout_ends_the_comparison(monkeypatch):
+    """Ten accepted answers cost a hostile one no more than the first."""
+    asked = []
+    monkeypatch.setattr(worker.verifier, "equal", lambda *pair: asked.append(pair) or "timeout")
+    assert mathematics.math_grade("x+1", [f"y+{n}" for n in range(10)]) == (False, "timeout")
+    assert len(asked) == 1
+
+
+def test_what_math_verify_fails_on_is_marked(monkeypatch):
+    monkeypatch.setattr(worker, "_ask", lambda process, line: "null\n")
+    assert mathematics.math_grade("x+1", ["y", "z"]) == (False, "error")
+    replies = iter(["null\n", "true\n"])
+    monkeypatch.setattr(worker, "_ask", lambda process, line: next(replies))
+    assert mathematics.math_grade("x+1", ["y", "z"]) == (True, "math-verify")
+
+
 @pytest.mark.parametrize(
     ("text", "answers", "there"),
     [
