@@ -91,8 +91,8 @@ class Episode:
     exact_match: float | None = None
     f1: float | None = None
     grade_source: str | None = None
-    """How the answer was compared: "text", "number", "math-verify", or why not: "timeout" where that
-    hung, "error" where it failed."""
+    """How the answer was compared: "text", "number", "math-verify", or why not: "timeout" where
+    that hung, "error" where it failed."""
     rubric: str = ""
     """The scenario's name for what makes a step good."""
 
