@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from ovd_envs.env import TextEnv
     from ovd_envs.episode import Episode, Task, Turn, VerbalScore
     from ovd_envs.errors import OptionError, OVDError, SearchUnavailable, TeacherUnavailable
-    from ovd_envs.scenario import Grade, Options, Response, Scenario
+    from ovd_envs.options import Options
+    from ovd_envs.scenario import Grade, Response, Scenario
     from ovd_envs.search.base import SearchEngine, SearchRequest
     from ovd_envs.search.index import IndexSearch
     from ovd_envs.teachers.base import Demonstrator, Judge, ScoreRequest, Teacher
@@ -28,11 +29,12 @@ _HOMES = {
     **dict.fromkeys(("Episode", "Task", "Turn", "VerbalScore"), "episode"),
     **dict.fromkeys(("OVDError", "OptionError"), "errors"),
     **dict.fromkeys(("SearchUnavailable", "TeacherUnavailable"), "errors"),
-    **dict.fromkeys(("Grade", "Options", "Response", "Scenario"), "scenario"),
+    **dict.fromkeys(("Grade", "Response", "Scenario"), "scenario"),
     **dict.fromkeys(("SearchEngine", "SearchRequest"), "search.base"),
     **dict.fromkeys(("Demonstrator", "Judge", "ScoreRequest", "Teacher"), "teachers.base"),
     **dict.fromkeys(("LLMOptions", "LLMTeacher"), "teachers.llm.teacher"),
     "IndexSearch": "search.index",
+    "Options": "options",
     "OracleTeacher": "teachers.oracle.teacher",
     "TextEnv": "env",
     "TextVectorEnv": "vector_env",

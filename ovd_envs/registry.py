@@ -12,7 +12,8 @@ from gymnasium.error import Error as GymnasiumError
 
 from ovd_envs.episode import Task
 from ovd_envs.errors import OptionError
-from ovd_envs.scenario import Options, Scenario
+from ovd_envs.options import Options
+from ovd_envs.scenario import Scenario
 from ovd_envs.scenarios import WEBQA
 from retrieval_index.options import class_path
 from retrieval_index.registry import Choice, Entry, choice_of, load

@@ -11,20 +11,15 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from ovd_envs.episode import EndReason, Episode, Task, Turn, VerbalScore
 from ovd_envs.errors import EpisodeOverError, OptionError, ServiceUnavailable, TeacherUnavailable
 from ovd_envs.grammar import Action, parse_action
-from ovd_envs.teachers import DEFAULT_TEACHER
+from ovd_envs.options import Options
 from ovd_envs.teachers.base import Demonstrator, Judge, ScoreRequest
-from ovd_envs.wording import ANSWER_TOOL, CALL_END, TAGS, TOOLS, as_call, check_prompt
+from ovd_envs.wording import ANSWER_TOOL, CALL_END, TOOLS, as_call
 from retrieval_index.documents import Document
-
-RewardMode = Literal["outcome", "verbal", "mixed"]
-Outcome = Literal["exact_match", "f1"]
-OnError = Literal["raise", "mark"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,61 +48,6 @@ class Costs:
     actions: int = 0
     """Of demonstrators."""
     acting_seconds: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """The options that all environments share; each environment adds its own in a subclass.
-
-    An option is declared here or there, with its one default, and nowhere else.
-    """
-
-    tasks: str | Path | Sequence[Task] | None = None
-    """A JSON Lines file of tasks (or, in Python, a list of them), instead of generated ones."""
-    split: Literal["train", "test"] = "train"
-    """Which generated tasks; the two splits share none."""
-    count: int = 2000
-    """Number of generated tasks."""
-    prompt: Any = TAGS
-    """How the task is put: "tags", "tools" (calls of tools in JSON), or a text with {question}; in
-    Python also a function of the task."""
-    teacher: Any = DEFAULT_TEACHER
-    """Who scores each step: a name, module:Class, or an object; None for no scores."""
-    reward: RewardMode = "outcome"
-    """What the last step pays: "outcome" the grade, "verbal" the mean score of all steps as a share
-    of the best one, and nothing without an answer, "mixed" the sum of both. Earlier steps pay 0."""
-    outcome: Outcome = "exact_match"
-    """Which grade the outcome pays."""
-    max_turns: int = 3
-    """An episode is truncated after this many turns."""
-    max_invalid: int | None = 1
-    """End the episode after this many invalid actions. Each invalid action still uses one turn."""
-    max_chars: int = 100_000
-    """An episode whose text is longer is truncated."""
-    score_levels: int = 10
-    """Verbal scores run from 0 to one less."""
-    on_error: OnError = "raise"
-    """What happens to an episode whose search engine or teacher fails: "raise" leaves it as it was
-    and raises; "mark" truncates it with end_reason "infrastructure" and no reward."""
-
-    def __post_init__(self) -> None:
-        choices = {
-            "split": ("train", "test"),
-            "reward": ("outcome", "verbal", "mixed"),
-            "outcome": ("exact_match", "f1"),
-            "on_error": ("raise", "mark"),
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                expected = f"expected one of {', '.join(known)}"
-                raise OptionError(f"{name}={getattr(self, name)!r}: {expected}")
-        check_prompt(self.prompt)
-        minima = {"max_turns": 1, "max_invalid": 1, "max_chars": 1, "score_levels": 2, "count": 1}
-        for name, minimum in minima.items():
-            value = getattr(self, name)
-            unlimited = name == "max_invalid" and value is None
-            if not unlimited and (type(value) is not int or value < minimum):
-                raise OptionError(f"{name}={value!r}: expected an integer, at least {minimum}")
 
 
 class Scenario(ABC):
@@ -238,15 +178,24 @@ class Scenario(ABC):
 
         Unless it is `scored`, the teacher judges no step and the episodes pay the outcome.
         """
+        episodes = self.begin(tasks, seeds)
+        self.complete(episodes, demonstrator, scored=scored)
+        return episodes
+
+    def complete(
+        self,
+        episodes: Sequence[Episode],
+        demonstrator: Demonstrator | None = None,
+        *,
+        scored: bool = True,
+    ) -> None:
+        """Let a demonstrator play episodes on from where they stand; as `demonstrate`."""
         actor = demonstrator or self.teacher
         if not isinstance(actor, Demonstrator):
             raise OptionError(
                 "a demonstration needs a teacher with a method act(episodes): pass such a teacher"
             )
-        episodes = self.begin(tasks, seeds)
-        scenario = self if scored else self.unscored()
-        scenario.play_on(episodes, actor)
-        return episodes
+        (self if scored else self.unscored()).play_on(episodes, actor)
 
     def judge(self, episodes: Sequence[Episode]) -> None:
         """Let the teacher score the steps of finished episodes anew, and pay them by this

@@ -15,7 +15,7 @@ ALLOWED = {
 }
 ROOMS = (
     *("episode", "errors", "wording", "grammar", "spaces", "cache", "checks", "info", "render"),
-    *("grading", "tasks", "search", "teachers", "scenario", "scenarios", "registry"),
+    *("grading", "tasks", "search", "teachers", "options", "scenario", "scenarios", "registry"),
     *("env", "vector_env", "calibration"),
 )
 """Of ovd_envs: each imports only those before it, and itself."""

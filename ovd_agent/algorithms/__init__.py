@@ -16,7 +16,14 @@ def _itself(algorithm: Algorithm) -> Algorithm:
     return algorithm
 
 
-for _name, _class in ((DEFAULT_ALGORITHM, "OVD"), ("grpo", "GRPO"), ("sft", "SFT")):
+_CLASSES = {
+    DEFAULT_ALGORITHM: "OVD",
+    "ovd_continue": "OVDContinue",
+    "ovd_rank": "OVDRank",
+    "grpo": "GRPO",
+    "sft": "SFT",
+}
+for _name, _class in _CLASSES.items():
     ALGORITHMS.register(_name, _itself, f"ovd_agent.algorithms.{_name}:{_class}")
 
 

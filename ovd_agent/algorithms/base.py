@@ -61,8 +61,8 @@ class Context:
 class Algorithm(Protocol):
     """A frozen dataclass, whose fields are its options.
 
-    It may also have any method of `Demonstrated`, `Adaptive`, `WithLosses`, `Checked`, `Advises`
-    and `Stateful`.
+    It may also have any method of `Demonstrated`, `Continues`, `Adaptive`, `WithLosses`, `Checked`,
+    `Advises` and `Stateful`.
     """
 
     @property
@@ -77,6 +77,15 @@ class Demonstrated(Protocol):
 
     def demonstrations(self, samples: Sequence[Trajectory]) -> int:
         """How many demonstrations it wants of a task, given the student's samples of it."""
+        ...
+
+
+@runtime_checkable
+class Continues(Protocol):
+    """An algorithm that lets the teacher play samples on from a turn."""
+
+    def cuts(self, group: Group) -> Sequence[tuple[Trajectory, int]]:
+        """The samples to be continued, each with the turn (from 0) before which it is cut."""
         ...
 
 

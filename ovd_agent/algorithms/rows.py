@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ovd_agent.learner.references import Wants
-from ovd_agent.learner.rows import ADVANTAGE, AUTHORS, BEHAVIOUR, TrainingRow
+from ovd_agent.learner.rows import ADVANTAGE, AUTHORS, BEHAVIOUR, Kind, TrainingRow
 from ovd_agent.losses.base import LossComponent
 from ovd_agent.losses.cross_entropy import CrossEntropy
 from ovd_agent.losses.kl import KL, START
@@ -93,10 +93,15 @@ def row_of(trajectory: Trajectory) -> TrainingRow:
     authors = np.empty(len(trajectory.ids), dtype=np.int8)
     for segment in trajectory.segments:
         authors[segment.start : segment.end] = AUTHORS.index(segment.author)
-    kind = "demonstration" if trajectory.is_demonstration else "student"
-    row = TrainingRow.blank(trajectory.ids, kind, authors)
+    row = TrainingRow.blank(trajectory.ids, _kind(trajectory), authors)
     row.group, row.version = trajectory.episode.task.id, trajectory.version
     return row
+
+
+def _kind(trajectory: Trajectory) -> Kind:
+    if not trajectory.by("teacher"):
+        return "student"
+    return "demonstration" if trajectory.is_demonstration else "continued"
 
 
 def _taught(trajectory: Trajectory, stream: str, weight: float) -> TrainingRow:

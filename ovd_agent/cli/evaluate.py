@@ -28,7 +28,7 @@ from ovd_agent.runs.fingerprints import fingerprints
 from ovd_agent.runs.published import packed_grades
 from ovd_envs import __version__
 from ovd_envs.episode import Task, write_episodes
-from ovd_envs.scenario import Options
+from ovd_envs.options import Options
 from ovd_envs.scenarios import MATH, WEBQA
 from ovd_envs.tasks.benchmarks import benchmark, fingerprint
 from retrieval_index.files import write_atomically

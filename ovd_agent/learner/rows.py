@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from ovd_agent.losses.base import LossComponent
 
-Kind = Literal["student", "rejected", "demonstration"]
-"""What became of a play; "rejected" is a student's that is trained on all the same."""
+Kind = Literal["student", "rejected", "continued", "demonstration"]
+"""What became of a play; "rejected" is a student's that is trained on all the same, "continued" one
+that the teacher played to its end."""
 AUTHORS = ("prompt", "student", "teacher", "environment")
 ADVANTAGE = "advantage"
 BEHAVIOUR = "behaviour"

@@ -6,8 +6,8 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ovd_envs.episode import Episode, Task, read_episodes, write_episodes
@@ -38,11 +38,16 @@ class DemonstrationConfig:
             raise OptionError("demonstrations.live=False needs demonstrations.pool, a folder")
 
 
+Key = tuple[str, ...]
+"""What an episode is the continuation of: its task's id and the actions before."""
+
+
 @dataclass(slots=True)
 class Demonstrations:
     """A demonstrator's play of tasks in a scenario, whose teacher scores it where scores are used.
 
-    By default the scenario's own teacher demonstrates.
+    By default the scenario's own teacher demonstrates. A whole demonstration is the continuation
+    of an episode that nobody has played in yet.
     """
 
     scenario: Scenario
@@ -58,22 +63,28 @@ class Demonstrations:
         `scored`, or if they are `rewarded` and the scenario's reward is made of scores, or if the
         configuration chooses by scores.
         """
+        return self.complete(self.scenario.begin(tasks), scored=scored, rewarded=rewarded)
+
+    def complete(
+        self, starts: Sequence[Episode], *, scored: bool = False, rewarded: bool = False
+    ) -> list[Episode | None]:
+        """A passing episode that goes on from each of `starts`, or None; as `demonstrate`."""
         config = self.config
         scored = scored or config.attempts > 1 or config.min_score > 0
         scored = scored or (rewarded and self.scenario.options.reward != "outcome")
-        counts = Counter(task.id for task in tasks)
-        distinct = {task.id: task for task in tasks}
-        found = {name: self._pooled(task) for name, task in distinct.items()}
+        keys = [key_of(start) for start in starts]
+        counts, distinct = Counter(keys), dict(zip(keys, starts, strict=True))
+        found = {key: self._pooled(start) for key, start in distinct.items()}
         if scored:
             self.scenario.judge([episode for each in found.values() for episode in each])
         else:
             self._forget_scores([episode for each in found.values() for episode in each])
-        found = {name: list(filter(self._passes, each)) for name, each in found.items()}
-        lacking = [task for name, task in distinct.items() if len(found[name]) < counts[name]]
+        found = {key: list(filter(self._passes, each)) for key, each in found.items()}
+        lacking = {k: start for k, start in distinct.items() if len(found[k]) < counts[k]}
         if config.live and lacking:
             self._add_played(found, lacking, counts, scored)
-        best = {name: iter(sorted(each, key=_rank)) for name, each in found.items()}
-        return [next(best[task.id], None) for task in tasks]
+        best = {key: iter(sorted(each, key=_rank)) for key, each in found.items()}
+        return [next(best[key], None) for key in keys]
 
     def _forget_scores(self, episodes: Sequence[Episode]) -> None:
         """Those of a pool are another judge's."""
@@ -84,47 +95,57 @@ class Demonstrations:
 
     def _add_played(
         self,
-        found: dict[str, list[Episode]],
-        tasks: Sequence[Task],
-        counts: Counter[str],
+        found: dict[Key, list[Episode]],
+        starts: Mapping[Key, Episode],
+        counts: Counter[Key],
         scored: bool,
     ) -> None:
-        """Play the tasks, and keep what passes and is new."""
-        tries = [(t, seed) for t in tasks for seed in range(self.config.attempts * counts[t.id])]
-        played = self.scenario.demonstrate(
-            [task for task, _ in tries],
-            [seed for _, seed in tries],
-            self.demonstrator,
-            scored=scored,
-        )
-        for episode in sorted(filter(self._passes, played), key=_rank):
-            mine = found[episode.task.id]
-            if all(_actions(episode) != _actions(each) for each in mine):
-                mine.append(episode)
+        """Play on from the starts, and keep what passes and is new."""
+        tries = [
+            replace(self.scenario.resume(start, len(start.turns)), seed=seed)
+            for key, start in starts.items()
+            for seed in range(self.config.attempts * counts[key])
+        ]
+        begun = [len(episode.turns) for episode in tries]
+        self.scenario.complete(tries, self.demonstrator, scored=scored)
+        passed = [
+            (key_of(episode, turns), episode)
+            for episode, turns in zip(tries, begun, strict=True)
+            if self._passes(episode)
+        ]
+        for key, episode in sorted(passed, key=lambda each: _rank(each[1])):
+            if all(_actions(episode) != _actions(other) for other in found[key]):
+                found[key].append(episode)
         if self.config.pool is not None:
-            for task in tasks:
-                if found[task.id]:
-                    write_episodes(self._place(self.config.pool, task), found[task.id])
+            for key, start in starts.items():
+                if found[key]:
+                    write_episodes(self._place(self.config.pool, start), found[key])
 
-    def _pooled(self, task: Task) -> list[Episode]:
-        """What the pool holds for this very task, in this scenario's words."""
+    def _pooled(self, start: Episode) -> list[Episode]:
+        """What the pool holds for this very task, in this scenario's words, after these actions."""
         if self.config.pool is None:
             return []
-        place = self._place(self.config.pool, task)
+        place = self._place(self.config.pool, start)
         try:
             episodes = list(read_episodes(place)) if place.exists() else []
         except ValueError as error:
             log.warning("%s; it counts as empty", error)
             return []
-        asked = task, self.scenario.prompt(task)
-        return [episode for episode in episodes if (episode.task, episode.prompt) == asked]
+        asked = start.task, start.prompt, key_of(start)
+        turns = len(start.turns)
+        return [each for each in episodes if (each.task, each.prompt, key_of(each, turns)) == asked]
 
-    def _place(self, pool: Path, task: Task) -> Path:
-        name = json.dumps([task.id, self.scenario.prompt(task)])
+    def _place(self, pool: Path, start: Episode) -> Path:
+        name = json.dumps([start.task.id, start.prompt, *_actions(start)])
         return pool / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.jsonl"
 
     def _passes(self, episode: Episode) -> bool:
         return episode.exact_match == 1 and _score(episode) >= self.config.min_score
+
+
+def key_of(episode: Episode, turns: int | None = None) -> Key:
+    """Of an episode, or of its first `turns` turns: equal ones go on from one place."""
+    return (episode.task.id, *_actions(episode)[:turns])
 
 
 def _rank(episode: Episode) -> float:

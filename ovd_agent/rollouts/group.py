@@ -14,14 +14,24 @@ class DemonstrationError(OVDError, ValueError):
     """A demonstration is of another task."""
 
 
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """A student's sample up to `turn`, and the teacher's end of it, in one trajectory."""
+
+    sample: Trajectory
+    turn: int
+    trajectory: Trajectory
+
+
 @dataclass(slots=True)
 class Group:
     """The student's samples of one task, then the teacher's demonstrations that were asked for;
-    none where the teacher itself fails."""
+    none where the teacher itself fails. And the samples that the teacher continued."""
 
     task: Task
     samples: list[Trajectory]
     demonstrations: list[Trajectory] = field(default_factory=list[Trajectory])
+    continuations: list[Continuation] = field(default_factory=list[Continuation])
 
     @property
     def played(self) -> list[Trajectory]:

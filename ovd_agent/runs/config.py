@@ -16,8 +16,8 @@ from ovd_agent.policies import DEFAULT_POLICY, IN_PROCESS, POLICIES
 from ovd_agent.rollouts.demonstrations import DemonstrationConfig
 from ovd_agent.runs.fingerprints import check_unchanged, fingerprints
 from ovd_envs.errors import OptionError
+from ovd_envs.options import Options
 from ovd_envs.registry import DEFAULT_ENV, choose_environment, look_up_environment
-from ovd_envs.scenario import Options
 from ovd_envs.search import SEARCH_ENGINES
 from ovd_envs.teachers import TEACHERS
 from retrieval_index.files import write_atomically

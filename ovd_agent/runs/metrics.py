@@ -11,6 +11,7 @@ import numpy as np
 
 from ovd_agent.learner.rows import TrainingRow
 from ovd_agent.rollouts.group import Group
+from ovd_agent.rollouts.trajectory import Trajectory
 
 
 def describe(
@@ -25,6 +26,7 @@ def describe(
     """
     samples = [sample for group in groups for sample in group.samples]
     shown = [each for group in groups for each in group.demonstrations]
+    ends = [each.trajectory for group in groups for each in group.continuations]
     turns = [turn for sample in samples for turn in sample.episode.turns]
     scores = [level for sample in samples for level in sample.episode.levels]
     expected = [score for sample in samples for score in sample.episode.expected_scores]
@@ -45,15 +47,21 @@ def describe(
         "searches": sum(turn.kind == "search" for turn in turns),
         "invalid_actions": sum(turn.kind == "invalid" for turn in turns),
         "student_tokens": sum(sample.written_tokens for sample in samples),
-        "teacher_tokens": sum(each.written_tokens for each in shown),
+        "teacher_tokens": sum(each.written_tokens for each in shown) + _taught(ends),
         "demonstrations": len(shown),
-        "demonstrated": list(dict.fromkeys(each.episode.task.id for each in shown)),
+        "demonstrated": list(dict.fromkeys(each.episode.task.id for each in [*shown, *ends])),
     }
 
 
 def peak_memory_mb() -> float:
     """Peak resident memory of this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _taught(ends: Sequence[Trajectory]) -> int:
+    """Tokens that the teacher wrote in continuations; of equal ones once."""
+    once = {tuple(each.ids): each for each in ends}.values()
+    return sum(span.end - span.start for each in once for span in each.by("teacher"))
 
 
 def _mean(values: Sequence[float]) -> float | None:

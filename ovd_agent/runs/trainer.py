@@ -20,6 +20,7 @@ from ovd_agent.algorithms.base import (
     Advises,
     Algorithm,
     Context,
+    Continues,
     Stateful,
     demonstrations_wanted,
 )
@@ -29,6 +30,7 @@ from ovd_agent.learner.learner import Progress
 from ovd_agent.learner.rows import TrainingRow
 from ovd_agent.policies.base import PolicyUnavailable
 from ovd_agent.report.run import write_report
+from ovd_agent.rollouts.continuations import Cut, continue_samples
 from ovd_agent.rollouts.group import Group
 from ovd_agent.runs.alarms import Alarms
 from ovd_agent.runs.assemble import assemble
@@ -139,6 +141,7 @@ class Trainer:
             algorithm = algorithm.adapted(samples, context)
         with watch("teacher"):
             failed = self._demonstrate(groups, algorithm)
+            continued = self._continue(groups, algorithm)
         with watch("learn"):
             rows = [row for group in groups for row in algorithm.rows(group, context)]
             for name, wants in algorithm.needs.references.items():
@@ -153,6 +156,7 @@ class Trainer:
             **describe(groups, rows, self.parts.score_levels),
             "trajectory_scores": [round(each.score, 3) for each in context.judged],
             **context.figures,
+            **continued,
             "tasks": [task.id for task in tasks],
             "demonstrations_failed": failed,
             "teacher": teacher,
@@ -209,6 +213,13 @@ class Trainer:
             else:
                 failed += 1
         return failed
+
+    def _continue(self, groups: Sequence[Group], algorithm: Algorithm) -> dict[str, float]:
+        """Let the teacher play on the samples that the algorithm cuts, all at once."""
+        if not isinstance(algorithm, Continues):
+            return {}
+        cuts = [Cut(group, *each) for group in groups for each in algorithm.cuts(group)]
+        return continue_samples(cuts, self.parts.demonstrations, self.parts.rollout)
 
     def _seed_for(self, purpose: str) -> int:
         """A random seed for one purpose in this update, the same whenever the run is resumed."""

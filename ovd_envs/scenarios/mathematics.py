@@ -10,7 +10,8 @@ from functools import lru_cache
 from ovd_envs.episode import Episode, Task
 from ovd_envs.grading.mathematics import last_boxed, math_grade
 from ovd_envs.grammar import Action, parse_action, render_error
-from ovd_envs.scenario import Grade, Options, Response, Scenario
+from ovd_envs.options import Options
+from ovd_envs.scenario import Grade, Response, Scenario
 from ovd_envs.scenarios import MATH
 from ovd_envs.tasks.arithmetic import Split, arithmetic_tasks
 from ovd_envs.tasks.benchmarks import frozen_of, given_tasks

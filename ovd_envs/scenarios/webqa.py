@@ -13,7 +13,8 @@ from ovd_envs.errors import OptionError, SearchUnavailable
 from ovd_envs.grading.strict import strict_match
 from ovd_envs.grading.text import exact_match, f1_score
 from ovd_envs.grammar import Action, render_documents, render_error
-from ovd_envs.scenario import Grade, Options, Response, Scenario
+from ovd_envs.options import Options
+from ovd_envs.scenario import Grade, Response, Scenario
 from ovd_envs.scenarios import WEBQA
 from ovd_envs.search import make_search
 from ovd_envs.search.base import SearchEngine, SearchRequest

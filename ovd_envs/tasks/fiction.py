@@ -153,8 +153,8 @@ class World:
         `metadata["chain"]` lists query, answer and gold passage of every hop."""
         if split not in SPLITS:
             raise OptionError(f"split={split!r}: expected 'train' or 'test'")
-        if not hops or not set(hops) <= {1, 2, 3}:
-            raise OptionError(f"hops={tuple(hops)}: expected some of 1, 2 and 3")
+        if not hops or not set(hops) <= {1, 2, 3, 4}:
+            raise OptionError(f"hops={tuple(hops)}: expected some of 1, 2, 3 and 4")
         rng = random.Random(f"questions {self.seed} {split} {seed}")
         seen: set[str] = set()
         tasks: list[Task] = []

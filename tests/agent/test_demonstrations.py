@@ -172,7 +172,9 @@ def test_processes_can_fill_one_pool(setting, tmp_path):
 def test_what_a_pool_holds_of_another_task_or_prompt_is_not_used(setting, tmp_path):
     demonstrator, tasks = setting(Teacher(right=(0,)), pool=tmp_path)
     demonstrator.demonstrate(tasks[:2])
-    mine, other = (demonstrator._place(tmp_path, task) for task in tasks[:2])
+    mine, other = (
+        demonstrator._place(tmp_path, each) for each in demonstrator.scenario.begin(tasks[:2])
+    )
     mine.write_bytes(other.read_bytes())
     offline, _ = setting(Teacher(right=()), pool=tmp_path, live=False)
     assert [episode is None for episode in offline.demonstrate(tasks[:2])] == [True, False]

@@ -10,6 +10,7 @@ from ovd_agent.algorithms.base import (
     Adaptive,
     Checked,
     Context,
+    Continues,
     Needs,
     WithLosses,
     demonstrations_wanted,
@@ -18,6 +19,8 @@ from ovd_agent.learner.learner import Learner, LearnerConfig
 from ovd_agent.learner.references import FrozenModel
 from ovd_agent.losses import loss_components
 from ovd_agent.models import tiny_model
+from ovd_agent.rollouts.continuations import Cut, continue_samples
+from ovd_agent.rollouts.demonstrations import Demonstrations
 from ovd_agent.rollouts.group import Group
 from ovd_agent.rollouts.rollout import Rollout
 from ovd_envs.calibration.players import careless, oracle, play
@@ -79,6 +82,11 @@ def rows_of(algorithm, played, shares, *, demonstrated=True):
         wanted = demonstrations_wanted(chosen, group.samples)
         if demonstrated:
             group.demonstrations += make(group.task, 0.0, wanted, "teacher")
+    if demonstrated and isinstance(chosen, Continues):
+        cuts = [Cut(group, *each) for group in groups for each in chosen.cuts(group)]
+        scenario, _ = make_scenario("ovd/WebQA-v0", passages=200, count=8)
+        rollout = Rollout(scenario, None, tokenizer, max_length=4000)
+        continue_samples(cuts, Demonstrations(scenario), rollout)
     rows = [row for group in groups for row in chosen.rows(group, context)]
     assert all(np.isfinite(value) for value in context.figures.values())
     return groups, rows
@@ -103,6 +111,7 @@ def test_rows_check_themselves_and_train_only_what_was_written(algorithm, played
     for name, wants in algorithm.needs.references.items():
         FrozenModel(name, model).measure(rows, wants)
     known = {tuple(each.ids) for g in groups for each in (*g.samples, *g.demonstrations)}
+    known |= {tuple(each.trajectory.ids) for g in groups for each in g.continuations}
     for row in rows:
         row.check(losses)
         assert tuple(row.ids) in known

@@ -17,8 +17,8 @@ from ovd_agent.runs.config import TrainConfig
 from ovd_envs.episode import Episode
 from ovd_envs.errors import OptionError
 from ovd_envs.info import NO_REWARD
+from ovd_envs.options import Options
 from ovd_envs.registry import choose_environment, environments, make_scenario
-from ovd_envs.scenario import Options
 
 IDS = [*environments(), "own_environment:me/Guess-v0"]
 TEXTS = ("", "words", "\ud800", "<answer>x</answer>", "<think>5</think>", "<search>a</search>")

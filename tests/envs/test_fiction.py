@@ -201,7 +201,7 @@ def test_who_is_asked_of_persons(world: World, tasks: list[Task]) -> None:
     ("options", "message"),
     [
         ({"split": "dev"}, "split='dev': expected 'train' or 'test'"),
-        ({"hops": ()}, r"hops=\(\): expected some of 1, 2 and 3"),
+        ({"hops": ()}, r"hops=\(\): expected some of 1, 2, 3 and 4"),
         ({"hops": (1, 4)}, r"hops=\(1, 4\)"),
     ],
 )

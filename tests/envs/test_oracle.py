@@ -13,6 +13,7 @@ from ovd_envs.episode import Task
 from ovd_envs.errors import TaskError
 from ovd_envs.registry import make_scenario
 from ovd_envs.scenario import Scenario
+from ovd_envs.scenarios import WEBQA
 from ovd_envs.scenarios.mathematics import Math, MathOptions
 from ovd_envs.scenarios.webqa import WebQA, WebQAOptions
 from ovd_envs.teachers.base import ScoreRequest, Teacher
@@ -305,3 +306,51 @@ def test_stronger_players_score_higher(env_id: str) -> None:
     assert right == sorted(right, reverse=True)
     assert (right[0], means[3] < 4, right[3] < 0.2) == (1.0, True, True)
     assert means[3] < agreement(play(scenario, tasks, lazy)).means.mean() < means[0]
+
+
+@pytest.mark.parametrize(
+    ("hops", "thought", "level"),
+    [
+        (1, "{q0}", 9),
+        (1, "{q0}, then its seat", 2),  # plans a hop that the question does not have
+        (2, "{q0}, then its {r1}", 9),
+        (2, "{q0}", 2),  # leaves one out
+        (2, "{q0}, then its {r1}, then its seat", 2),
+        (2, "", 9),  # says nothing of what comes
+        (2, "let me look", 9),
+        (3, "{q0}, then its {r1}, then its {r2}", 9),
+        (3, "{q0}, then its {r2}, then its {r1}", 2),
+    ],
+)
+def test_a_search_is_judged_by_what_its_thought_plans(hops, thought, level):
+    scenario, tasks = make_scenario(WEBQA, count=30, hops=(hops,), max_turns=5, top_k=3)
+    blind, _ = make_scenario(
+        WEBQA,
+        count=1,
+        hops=(hops,),
+        max_turns=5,
+        top_k=3,
+        teacher={"name": "oracle", "judges_plans": False},
+    )
+    judged = 0
+    for task in tasks:
+        chain = task.metadata["chain"]
+        names = [link["query"].partition(" of ")[0] for link in chain]
+        if len({*names, "seat"}) <= hops:  # another order would be the same
+            continue
+        words = {f"r{n}": name for n, name in enumerate(names)} | {"q0": chain[0]["query"]}
+        said = f"<think>{thought.format(**words)}</think>" if thought else ""
+        action = f"{said}<search>{chain[0]['query']}</search>"
+        [free], [plan] = blind.begin([task]), scenario.begin([task])
+        [before] = blind.advance([free], [action])
+        [turn] = scenario.advance([plan], [action])
+        if before.score.level == 9:
+            assert turn.score.level == level, turn.score.rationale
+            judged += 1
+    assert judged > 5
+
+
+def test_the_oracles_own_plans_are_right_on_every_hop():
+    scenario, tasks = make_scenario(WEBQA, count=60, hops=(1, 2, 3, 4), max_turns=6, top_k=3)
+    for episode in scenario.demonstrate(tasks):
+        assert not any("Plans other hops" in turn.score.rationale for turn in episode.turns)

@@ -15,7 +15,9 @@
 |     0 | the action is invalid           | the action is invalid             |
 
 A thought that misstates a fact of the chain ("mayor of Keldorf is" the wrong person) takes 3 from
-the level of its step, down to 1 at the lowest.
+the level of its step, down to 1 at the lowest. A thought before a search that plans hops which the
+question does not have, or leaves one out ("seat of Embersen Press, then its seat" where the seat of
+Embersen Press is asked for), brings the step down to 2: it commits the student to another question.
 
 A question without gold passages takes every passage that contains an answer for gold. Of a gold
 passage that an index split, a piece is gold where it contains an answer, or where several passages
@@ -37,6 +39,7 @@ from retrieval_index.documents import Document
 from retrieval_index.mentions import mentions
 
 MISREAD_COST = 3
+WRONG_PLAN = 2
 RETRIES = 2
 """Other queries tried for a passage that the first one missed."""
 
@@ -161,15 +164,36 @@ def _known(chain: Sequence[Link], episode: Episode, asked: set[str]) -> int:
     return len(chain)
 
 
-def judge_question(request: ScoreRequest) -> Verdict:
+def judge_question(request: ScoreRequest, *, judges_plans: bool = True) -> Verdict:
     turn = request.turn
     if turn.kind == "think":
         return 2, "Only thought: neither searched nor answered."
     level, why = _judge_search(request) if turn.kind == "search" else _judge_answer(request)
+    if judges_plans and turn.kind == "search" and level > WRONG_PLAN and _plans_wrongly(request):
+        return WRONG_PLAN, f"Plans other hops than the question has. {why}"
     misread = _misread(request.episode.task, turn)
     if misread is None:
         return level, why
     return max(1, level - MISREAD_COST), f"Misstates the {misread['query']}. {why}"
+
+
+_PLANNED = re.compile(r",? then its (.+?)(?=,? then its |$)", re.MULTILINE)
+
+
+def _plans_wrongly(request: ScoreRequest) -> bool:
+    """Whether the thought says what comes after this search, and is wrong about it."""
+    chain, thought = _chain(request.episode.task), thought_of(request.turn)
+    read = _read(request.episode.task, request.episode.turns[: request.index])
+    place = next((i for i, link in enumerate(chain) if link["passage"] not in read), None)
+    if place is None or not thought:
+        return False
+    planned = [normalize(found) for found in _PLANNED.findall(thought)]
+    if not planned and normalize(chain[place]["query"]) not in normalize(thought):
+        return False  # it says nothing of what comes
+    hops = [normalize(link["query"].partition(" of ")[0]) for link in chain]
+    # A plan may name the hop of this search, after what was found before, or begin behind it.
+    ways = [hops[place + 1 :], hops[place:]] if place else [hops[1:]]
+    return planned not in ways
 
 
 def _misread(task: Task, turn: Turn) -> Link | None:

@@ -33,6 +33,9 @@ class OracleOptions:
     thinks_aloud: bool = True
     """Demonstrations of questions begin with a plan; otherwise they are bare searches and answers,
     which are fewer tokens for a small student to learn."""
+    judges_plans: bool = True
+    """A search whose thought plans other hops than the question has scores 2 at most; otherwise a
+    search is judged by what it asks and brings alone."""
 
 
 def build(options: OracleOptions, context: TeacherContext) -> OracleTeacher:
@@ -40,7 +43,12 @@ def build(options: OracleOptions, context: TeacherContext) -> OracleTeacher:
     _rules_of(context.rubric, context.env)
     # An index can look gold passages up by id, which tells the oracle what to search for.
     lookup = getattr(context.search, "get", None)
-    return OracleTeacher(lookup, context.max_turns, thinks_aloud=options.thinks_aloud)
+    return OracleTeacher(
+        lookup,
+        context.max_turns,
+        thinks_aloud=options.thinks_aloud,
+        judges_plans=options.judges_plans,
+    )
 
 
 class OracleTeacher:
@@ -57,13 +65,14 @@ class OracleTeacher:
         max_turns: int | None = None,
         *,
         thinks_aloud: bool = True,
+        judges_plans: bool = True,
     ) -> None:
         self.lookup = lookup
         self.max_turns = max_turns
-        self.options = OracleOptions(thinks_aloud)
+        self.options = OracleOptions(thinks_aloud, judges_plans)
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[VerbalScore]:
-        return [_score(request) for request in requests]
+        return [self._score(request) for request in requests]
 
     def act(self, episodes: Sequence[Episode]) -> list[str]:
         return [self._action(episode) for episode in episodes]
@@ -76,15 +85,16 @@ class OracleTeacher:
         _rules_of(episode.rubric, f"task {episode.task.id!r}")
         return reason(episode, left, self.max_turns)
 
-
-def _score(request: ScoreRequest) -> VerbalScore:
-    if request.turn.kind == "invalid":
-        level, why = 0, f"Invalid action: {request.turn.content}."
-    else:
+    def _score(self, request: ScoreRequest) -> VerbalScore:
         episode = request.episode
-        level, why = _rules_of(episode.rubric, f"task {episode.task.id!r}")(request)
-    level = round(level * (request.levels - 1) / 9)
-    return VerbalScore(level, float(level), why, SOURCE)
+        if request.turn.kind == "invalid":
+            level, why = 0, f"Invalid action: {request.turn.content}."
+        elif episode.rubric == QUESTION:
+            level, why = judge_question(request, judges_plans=self.options.judges_plans)
+        else:
+            level, why = _rules_of(episode.rubric, f"task {episode.task.id!r}")(request)
+        level = round(level * (request.levels - 1) / 9)
+        return VerbalScore(level, float(level), why, SOURCE)
 
 
 def _rules_of(rubric: str, whose: str) -> Callable[[ScoreRequest], Verdict]:
