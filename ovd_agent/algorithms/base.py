@@ -33,10 +33,11 @@ class Needs:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A sample with its trajectory score S(y), and what replaced it where it was rejected."""
+    """A sample with its trajectory score S(y), whether it was accepted, and what replaced it."""
 
     sample: Trajectory
     score: float
+    accepted: bool
     replacement: Trajectory | None = None
 
 

@@ -76,7 +76,8 @@ class Continuing:
         ends = {id(each.sample): each.trajectory for each in group.continuations}
         for sample in group.played:
             if (score := mean_score(sample)) is not None:
-                context.judged.append(Judged(sample, score, ends.get(id(sample))))
+                accepted = id(sample) not in cut
+                context.judged.append(Judged(sample, score, accepted, ends.get(id(sample))))
         weight, kl = self.policy.weight, self.policy.kl
         rows = [
             policy_row(each, [each.reward] * len(each.episode.turns), weight=weight, kl=kl)

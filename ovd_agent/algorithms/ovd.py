@@ -155,9 +155,10 @@ class OVD:
         mixed = reject_and_replace(group, scores, self.threshold)
         replacements = iter(mixed.replacements)
         context.judged += [
-            Judged(sample, score, None if score >= self.threshold else next(replacements, None))
+            Judged(sample, score, kept, None if kept else next(replacements, None))
             for sample, score in zip(group.played, scores, strict=True)
             if score is not None
+            for kept in [score >= self.threshold]
         ]
         scored = [s for s, score in zip(group.played, scores, strict=True) if score is not None]
         played = mixed.kept + (mixed.unreplaced if self.unreplaced == "keep" else [])

@@ -21,6 +21,8 @@ from rich.table import Table
 
 from ovd_agent.cli.parse import parse
 from ovd_agent.cli.run_folder import options_of_run
+from ovd_agent.rollouts.rollout import Feedback, Rollout
+from ovd_agent.rollouts.trajectory import Trajectory
 from ovd_agent.runs.assemble import assemble_play
 from ovd_agent.runs.config import PlayConfig
 from ovd_agent.runs.evaluate import evaluate
@@ -28,6 +30,7 @@ from ovd_agent.runs.fingerprints import fingerprints
 from ovd_agent.runs.published import packed_grades
 from ovd_envs import __version__
 from ovd_envs.episode import Task, write_episodes
+from ovd_envs.errors import OptionError
 from ovd_envs.options import Options
 from ovd_envs.scenarios import MATH, WEBQA
 from ovd_envs.tasks.benchmarks import benchmark, fingerprint
@@ -52,6 +55,10 @@ class Evaluation(PlayConfig):
     """0 is greedy."""
     samples: int = 1
     """How often each task is played; more than one gives pass@k and maj@k."""
+    feedback: float | None = None
+    """Also play with the teacher's feedback: a step that scores below this is sampled again."""
+    tries: int = 2
+    """How often a step may be sampled again, with feedback."""
     out: Path | None = None
     """Folder for result.json and episodes.jsonl."""
 
@@ -66,21 +73,9 @@ def main(arguments: Sequence[str]) -> int:
     print(describe_tasks(choice, len(tasks)))
     rollout, student = assemble_play(options, scenario)
     student.policy.seed(options.seed)
-    with progress_bar("playing", len(tasks) * options.samples, None) as advance:
-        done = 0
-
-        def finished(count: int) -> None:
-            nonlocal done
-            advance(count - done)
-            done = count
-
-        result, trajectories = evaluate(
-            rollout,
-            tasks,
-            temperature=options.temperature,
-            samples=options.samples,
-            on_finished=finished,
-        )
+    result, trajectories = played(rollout, tasks, options)
+    if options.feedback is not None:
+        result["feedback"] = with_feedback(rollout, tasks, options, options.feedback)
     if options.out is not None:
         write_episodes(options.out / "episodes.jsonl", (each.episode for each in trajectories))
         matches = [each.episode.exact_match or 0.0 for each in trajectories]
@@ -91,8 +86,56 @@ def main(arguments: Sequence[str]) -> int:
             **provenance(options, tasks, student.precision),
         }
         write_atomically(options.out / "result.json", json.dumps(record, indent=2))
-    Console().print(table(result, f"{options.student} on {choice.name}"))
+    title = f"{options.student} on {choice.name}"
+    Console().print(table(result, title))
+    if "feedback" in result:
+        found = result["feedback"]
+        Console().print(table(found, f"{title}, with the teacher's feedback"))
+        print(
+            f"{found['retried_steps']} steps were sampled again, for {found['scored_steps']} scores"
+        )
     return 0
+
+
+def played(
+    rollout: Rollout, tasks: Sequence[Task], options: Evaluation
+) -> tuple[dict[str, Any], list[Trajectory]]:
+    """The figures and the plays, with a bar."""
+    with progress_bar("playing", len(tasks) * options.samples, None) as advance:
+        done = 0
+
+        def finished(count: int) -> None:
+            nonlocal done
+            advance(count - done)
+            done = count
+
+        return evaluate(
+            rollout,
+            tasks,
+            temperature=options.temperature,
+            samples=options.samples,
+            on_finished=finished,
+        )
+
+
+def with_feedback(
+    rollout: Rollout, tasks: Sequence[Task], options: Evaluation, threshold: float
+) -> dict[str, Any]:
+    """The figures with the teacher's feedback, and what it cost."""
+    scenario = rollout.scenario
+    if scenario.teacher is None:
+        raise OptionError("feedback needs a teacher: expected one, not none")
+    before = scenario.costs.scores
+    feedback = Feedback(threshold, options.tries)
+    result, trajectories = played(replace(rollout, feedback=feedback), tasks, options)
+    return {
+        **result,
+        "threshold": threshold,
+        "tries": options.tries,
+        "retried_steps": feedback.retried,
+        "scored_steps": scenario.costs.scores - before,
+        "student_tokens": sum(each.written_tokens for each in trajectories),
+    }
 
 
 def of_benchmark(options: Evaluation, name: str) -> Evaluation:

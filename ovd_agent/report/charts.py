@@ -93,7 +93,10 @@ def curves(
         _curve(
             "Acceptance α",
             "share of samples kept",
-            _smoothed("", _of(updates, "acceptance")),
+            [
+                *_smoothed("accepted", _of(updates, "acceptance")),
+                *_smoothed("right among them", _of(updates, "accepted_em"), 1),
+            ],
             last,
             1.0,
         ),

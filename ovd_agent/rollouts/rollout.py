@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import nlargest
 from typing import Any
 
@@ -19,6 +20,32 @@ from ovd_envs.errors import OptionError
 from ovd_envs.scenario import Scenario
 
 _LONGEST = 50
+
+
+@dataclass(slots=True)
+class Feedback:
+    """A step that the scenario's teacher scores below `threshold` is sampled again, up to `tries`
+    times, at `temperature`: the teacher's feedback at inference (arXiv 2601.21968, as reported of
+    its second version). The last try stands."""
+
+    threshold: float
+    tries: int
+    temperature: float = 1.0
+    retried: int = 0
+    """Steps sampled again so far."""
+
+    def __post_init__(self) -> None:
+        if self.tries < 1 or self.temperature <= 0:
+            raise OptionError(
+                f"tries={self.tries}, temperature={self.temperature}: expected at least 1 try, and"
+                " more than 0, since a greedy student would write the same again"
+            )
+
+    def asks_again(self, episode: Episode, tried: int) -> bool:
+        """Whether the last step of an episode is to be taken back."""
+        score = episode.turns[-1].score
+        bad = score is not None and score.expected is not None and score.expected < self.threshold
+        return bad and tried < self.tries
 
 
 @dataclass(slots=True)
@@ -38,6 +65,8 @@ class Rollout:
     overlap: bool = False
     template: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Arguments of the chat template."""
+    feedback: Feedback | None = None
+    """Whether bad steps are sampled again."""
 
     def play(
         self,
@@ -55,6 +84,7 @@ class Rollout:
         waiting = list(range(len(tasks)))[::-1]
         playing: set[int] = set()
         found: dict[int, Completion] = {}
+        tried: Counter[tuple[int, int]] = Counter()
         steps = _Steps(lambda keys: self._step([(trajectories[k], found[k]) for k in keys]))
         with ThreadPoolExecutor(1, "scenario") if self.overlap else nullcontext() as thread:
             while waiting or playing:
@@ -67,13 +97,30 @@ class Rollout:
                 found |= dict(finished)
                 steps.waiting += [key for key, _ in finished]
                 for key in steps.made(thread, wait=not finished):
-                    if trajectories[key].episode.done:
+                    place = key, len(trajectories[key].episode.turns) - 1
+                    if self._takes_back(trajectories[key], tried[place]):
+                        tried[place] += 1
+                        assert self.feedback is not None
+                        again = replace(sampling, temperature=self.feedback.temperature)
+                        self.policy.release(key)  # what it read of this turn is no prefix now
+                        self.policy.submit(key, trajectories[key].ids, again)
+                    elif trajectories[key].episode.done:
                         self.policy.release(key)
                         playing.discard(key)
                         on_finished(len(tasks) - len(waiting) - len(playing))
                     else:
                         self.policy.submit(key, trajectories[key].ids, sampling)
         return trajectories
+
+    def _takes_back(self, trajectory: Trajectory, tried: int) -> bool:
+        """Undo the last turn if the teacher wants it sampled again."""
+        episode = trajectory.episode
+        if self.feedback is None or not self.feedback.asks_again(episode, tried):
+            return False
+        turn = len(episode.turns) - 1
+        trajectory.take_back(turn, self.scenario.resume(episode, turn))
+        self.feedback.retried += 1
+        return True
 
     def check_prompts(self, tasks: Sequence[Task]) -> None:
         """Raise OptionError, naming the task, where a prompt does not fit. The longest texts are

@@ -57,6 +57,12 @@ class Trajectory:
         end = kept[-1].end if kept else 0
         return Trajectory(episode, self.version, self.ids[:end], self.logprobs[:end], kept)
 
+    def take_back(self, turn: int, episode: Episode) -> None:
+        """Forget the turns from `turn` on; `episode` stands before it."""
+        kept = self.before(turn, episode)
+        self.episode, self.segments = episode, kept.segments
+        self.ids, self.logprobs = kept.ids, kept.logprobs
+
     def by(self, *authors: Author) -> list[Segment]:
         """The spans that one of `authors` wrote."""
         return [segment for segment in self.segments if segment.author in authors]

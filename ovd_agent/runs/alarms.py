@@ -23,6 +23,8 @@ MAX_KL = 0.2
 """Nats a token, within one update."""
 GROWTH = 2.0
 """Of the gap since the run began."""
+MIN_ACCEPTED, MIN_TRUTH = 12, 0.5
+"""Accepted samples that say something, and the share of them that is right where a judge helps."""
 MEMORY_GROWTH, MEMORY_MB = 1.25, 512
 """Of the peak after the second update, when every kind of work has been done once."""
 
@@ -100,6 +102,22 @@ def scores_without_spread(alarms: Alarms) -> str | None:
     )
 
 
+def judge_parts_from_truth(alarms: Alarms) -> str | None:
+    """The judge accepts what is wrong: the student learns to please it."""
+    recent = [each for each in alarms.history[-PATIENCE:] if each.get("accepted_samples")]
+    accepted = sum(each["accepted_samples"] for each in recent)
+    if accepted < MIN_ACCEPTED:
+        return None
+    right = sum(each["accepted_samples"] * each["accepted_em"] for each in recent)
+    if right >= MIN_TRUTH * accepted:
+        return None
+    return (
+        f"of the last {accepted} samples that the teacher's scores accepted {right / accepted:.0%}"
+        " are right: judged and true reward part; measure the judge with `ovd calibrate`, show it"
+        " the right answer (teacher.shows_answer), or raise algorithm.threshold"
+    )
+
+
 def growing_gap(alarms: Alarms) -> str | None:
     now = alarms.recent("gap")
     first = [float(m["gap"]) for m in alarms.history[:PATIENCE] if m.get("gap") is not None]
@@ -139,6 +157,7 @@ ALARMS: dict[str, Callable[[Alarms], str | None]] = {
     "untrained": untrained,
     "nothing_accepted": nothing_accepted,
     "scores_without_spread": scores_without_spread,
+    "judge_parts_from_truth": judge_parts_from_truth,
     "growing_gap": growing_gap,
     "growing_kl": growing_kl,
     "growing_memory": growing_memory,

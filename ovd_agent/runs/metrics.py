@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ovd_agent.algorithms.base import Judged
 from ovd_agent.learner.rows import TrainingRow
 from ovd_agent.rollouts.group import Group
 from ovd_agent.rollouts.trajectory import Trajectory
@@ -51,6 +52,12 @@ def describe(
         "demonstrations": len(shown),
         "demonstrated": list(dict.fromkeys(each.episode.task.id for each in [*shown, *ends])),
     }
+
+
+def truth_of_accepted(judged: Sequence[Judged]) -> dict[str, Any]:
+    """How many samples a judge accepted, and the true exact match of these; None without any."""
+    matches = [each.sample.episode.exact_match or 0.0 for each in judged if each.accepted]
+    return {"accepted_samples": len(matches), "accepted_em": _mean(matches)}
 
 
 def peak_memory_mb() -> float:

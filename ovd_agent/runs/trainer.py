@@ -38,7 +38,7 @@ from ovd_agent.runs.config import TrainConfig
 from ovd_agent.runs.costs import total
 from ovd_agent.runs.evaluate import evaluate
 from ovd_agent.runs.logs import REJECTIONS_FILE, RunLog, append_record, read_log
-from ovd_agent.runs.metrics import describe, peak_memory_mb
+from ovd_agent.runs.metrics import describe, peak_memory_mb, truth_of_accepted
 from ovd_agent.runs.schedule import Schedule
 from ovd_envs.episode import Task, write_episodes
 from ovd_envs.errors import OptionError
@@ -155,6 +155,7 @@ class Trainer:
         return {
             **describe(groups, rows, self.parts.score_levels),
             "trajectory_scores": [round(each.score, 3) for each in context.judged],
+            **truth_of_accepted(context.judged),
             **context.figures,
             **continued,
             "tasks": [task.id for task in tasks],

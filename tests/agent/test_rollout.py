@@ -2,14 +2,17 @@
 
 import copy
 import threading
+from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from ovd_agent.policies.torch_policy import TorchPolicy
 from ovd_agent.rollouts.encoding import encode, encode_prompt
-from ovd_agent.rollouts.rollout import Rollout
-from ovd_envs.episode import Episode
-from ovd_envs.errors import SearchUnavailable
+from ovd_agent.rollouts.rollout import Feedback, Rollout
+from ovd_envs.episode import Episode, VerbalScore
+from ovd_envs.errors import OptionError, SearchUnavailable
+from ovd_envs.registry import make_scenario
 
 
 def rollout(scenario, student, tokenizer, slots=8, max_length=640, max_new_tokens=8) -> Rollout:
@@ -149,3 +152,46 @@ def test_what_a_step_raises_is_raised(webqa, student, tokenizer, monkeypatch, ov
     monkeypatch.setattr(scenario, "advance", failing)
     with pytest.raises(SearchUnavailable, match="gone"):
         engine.play(tasks[:8])
+
+
+class AsksAgain:
+    """Scores every step 0 until it has been tried `enough` times."""
+
+    def __init__(self, enough):
+        self.enough, self.seen = enough, Counter()
+
+    def score(self, requests):
+        scores = []
+        for request in requests:
+            place = request.episode.task.id, request.index
+            self.seen[place] += 1
+            level = 9 if self.seen[place] >= self.enough else 0
+            scores.append(VerbalScore(level, float(level), "", "test"))
+        return scores
+
+
+@pytest.mark.parametrize(("enough", "tries", "plays"), [(1, 2, 1), (2, 2, 2), (3, 2, 3), (9, 2, 3)])
+def test_a_step_that_the_teacher_turns_down_is_sampled_again(
+    student, tokenizer, enough, tries, plays
+):
+    """At most `tries` times; what was taken back leaves no trace in ids or text."""
+    teacher = AsksAgain(enough)
+    scenario, tasks = make_scenario("ovd/WebQA-v0", count=6, passages=200, teacher=teacher)
+    feedback = Feedback(threshold=5.0, tries=tries)
+    played = replace(rollout(scenario, student, tokenizer), feedback=feedback).play(tasks)
+    steps = sum(len(each.episode.turns) for each in played)
+    assert set(teacher.seen.values()) == {plays}
+    assert feedback.retried == steps * (plays - 1)
+    for trajectory in played:
+        assert trajectory.episode.done
+        assert len(trajectory.ids) == len(trajectory.logprobs)
+        for segment in trajectory.by("student"):
+            ids = trajectory.ids[segment.start : segment.end]
+            action = trajectory.episode.turns[segment.turn].action
+            assert action == tokenizer.decode(ids, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("options", [{"tries": 0}, {"temperature": 0.0}])
+def test_feedback_that_could_change_nothing_is_refused(options):
+    with pytest.raises(OptionError, match="expected at least 1 try"):
+        Feedback(**{"threshold": 5.0, "tries": 1} | options)
