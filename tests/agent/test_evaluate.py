@@ -5,12 +5,15 @@ import json
 import numpy as np
 import pytest
 
+from ovd_agent.cli import main
 from ovd_agent.runs.evaluate import bootstrap, majority, summarise, wilson
 from ovd_agent.runs.published import packed_grades, paired, published, read_record
 from ovd_envs.episode import Episode, Task, Turn
 from ovd_envs.errors import OptionError
 from ovd_envs.scenarios import mathematics, webqa
 from ovd_envs.tasks.benchmarks import FROZEN
+from retrieval_index import build_index
+from retrieval_index.documents import Document
 
 
 def test_wilson_against_published_values():
@@ -135,3 +138,41 @@ def test_what_is_published_is_of_tasks_that_there_are():
         if each.benchmark in FROZEN:
             assert each.tasks == FROZEN[each.benchmark].fingerprint
             assert len(each.grades) == FROZEN[each.benchmark].options["count"]
+
+
+def test_hotpotqas_own_file_is_evaluated_and_compared(tmp_path, monkeypatch, capsys):
+    """What docs/environments.md tells a reader to do with the file as it is distributed."""
+    rows = [
+        {
+            "_id": f"q{n}",
+            "question": f"Who lives in town {n}?",
+            "answer": f"Ada {n}",
+            "supporting_facts": [[f"Town {n}", 0]],
+            "context": [[f"Town {n}", [f"Ada {n} lives here."]]],
+        }
+        for n in range(6)
+    ]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/hotpot_dev_distractor_v1.json").write_text(json.dumps(rows))
+    monkeypatch.setenv("OVD_DATA", str(tmp_path / "data"))
+    passages = [Document(f"p{n}", f"Town {n}", f"Ada {n} lives here.") for n in range(6)]
+    build_index(passages, tmp_path / "index")
+    command = ["evaluate", "--student", "tiny", "--benchmark", "hotpotqa", "--count", "4"]
+    command += ["--search", str(tmp_path / "index"), "--rollout.max-length", "900"]
+    command += ["--rollout.max-new-tokens", "4", "--samples", "2", "--temperature", "1"]
+    command += ["--feedback", "5", "--tries", "1", "--out", str(tmp_path / "mine")]
+    assert main.main(command) == 0
+    shown = capsys.readouterr().out
+    assert "4 tasks of hotpotqa" in shown
+    assert "avg@2" in shown
+    assert "steps were sampled again" in shown
+    result = json.loads((tmp_path / "mine/result.json").read_text())
+    assert (result["benchmark"], result["grades"]) == ("hotpotqa", "0 0 0 0")
+    assert set(result["pass_at"]) == {"1", "2"}
+    assert set(result["maj_at"]) == {"2"}
+    assert result["feedback"]["scored_steps"] > 0
+    mine = str(tmp_path / "mine")
+    assert main.main(["compare", "--run", mine, "--against", mine]) == 0
+    assert "| mine | hotpotqa | 4 | 2 | 0.000 |" in capsys.readouterr().out
+    assert main.main(["compare", "--run", mine]) == 2
+    assert "nothing is published on these 4 tasks" in capsys.readouterr().err

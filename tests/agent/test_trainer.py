@@ -219,6 +219,23 @@ def test_the_baselines_run(folder, algorithm):
         assert updates[0]["ce_loss"] == 0
 
 
+@pytest.mark.parametrize("algorithm", ["ovd_continue", "ovd_rank"])
+def test_continuations_are_counted_and_come_out_the_same_again(folder, algorithm):
+    config = {"algorithm": {"name": algorithm, "samples": 2}, "env": ENV | {"max_invalid": None}}
+    Trainer(small(folder, "whole", updates=2, **config)).run()
+    Trainer(small(folder, "again", updates=2, **config)).run()
+    updates, _ = what_happened(folder / "whole")
+    assert updates == what_happened(folder / "again")[0]
+    for line in updates:
+        assert line["continued"] == 6  # a student of random weights writes no good step
+        assert line["continuations_failed"] == 0
+        assert line["kept_turns"] == 0
+        assert line["repaired"] == 1.0
+        assert line["teacher_tokens"] > 0
+        assert line["optimizer_steps"] > 0
+        assert line["accepted_em"] is None
+
+
 def test_other_options_are_refused_by_name(folder):
     Trainer(small(folder, "run", updates=1)).run()
     with pytest.raises(ValueError, match="was started with seed=0, not 5"):

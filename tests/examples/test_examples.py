@@ -46,6 +46,8 @@ OWN = {
         "env.search.path='passages.jsonl', not 'new_passages.jsonl'",
     ),
 }
+KILLED = ("environment", "search_engine")
+"""The others are stopped, since a process of its own takes its time to begin."""
 PAUSED = """
 import sys, time
 from ovd_agent.cli import main
@@ -74,11 +76,24 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", OWN)
-def test_an_own_part_trains_resumes_after_a_kill_and_is_refused_with_other_options(
-    elsewhere, kind, capsys
-):
+def test_an_own_part_trains_resumes_and_is_refused_with_other_options(elsewhere, kind, capsys):
     options, others, said = OWN[kind]
     command = ["train", *options, *SMALL, "--out", "run"]
+    if kind in KILLED:
+        killed_after_an_update(command, elsewhere)
+    else:
+        assert main.main([*command, "--updates", "1"]) == 0
+    assert main.main([*command, *others]) == 2
+    assert f"run was started with {said}" in capsys.readouterr().err
+    assert main.main(command) == 0
+    out = capsys.readouterr().out
+    assert "after update 1 of 2" in " ".join(out.split())
+    assert [record["update"] for record in read_log(elsewhere / "run/log.jsonl")] == [0, 1]
+    assert main.main(["evaluate", "--student", "run", "--count", "2"]) == 0
+    assert "2 tasks of questions.jsonl" in (out := capsys.readouterr().out) or "generated" in out
+
+
+def killed_after_an_update(command, elsewhere):
     process = subprocess.Popen(
         [sys.executable, "-c", PAUSED, *command],
         cwd=elsewhere,
@@ -92,14 +107,6 @@ def test_an_own_part_trains_resumes_after_a_kill_and_is_refused_with_other_optio
     assert process.poll() is None, process.stderr.read().decode()
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert main.main([*command, *others]) == 2
-    assert f"run was started with {said}" in capsys.readouterr().err
-    assert main.main(command) == 0
-    out = capsys.readouterr().out
-    assert "after update 1 of 2" in " ".join(out.split())
-    assert [record["update"] for record in read_log(elsewhere / "run/log.jsonl")] == [0, 1]
-    assert main.main(["evaluate", "--student", "run", "--count", "2"]) == 0
-    assert "2 tasks of questions.jsonl" in (out := capsys.readouterr().out) or "generated" in out
 
 
 def test_the_method_in_one_file_runs(elsewhere, monkeypatch, capsys):
