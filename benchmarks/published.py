@@ -82,16 +82,20 @@ def main(options: Options) -> None:
 
 def measured(name: str, player: str, options: Options) -> dict[str, Any]:
     """The player's figures, with the passages that were searched; or that there is no file."""
-    frozen = name in FROZEN
-    passages = None
-    if benchmark(name).kind == "questions":
-        passages = OWN if frozen else CORPORA.get(name, ANY)
-    search = None if frozen or passages is None else str(index_of(passages, options))
+    passages = passages_of(name)
+    search = None if passages in (None, OWN) else str(index_of(passages, options))
     try:
         found = (oracle if player == "oracle" else student)(name, player, search, options)
     except TaskError as error:
         return {"absent": str(error)}
     return {player: found, "passages": passages, "own": passages == OWN or name in CORPORA}
+
+
+def passages_of(name: str) -> str | None:
+    """The passages that are searched; None for problems."""
+    if benchmark(name).kind == "problems":
+        return None
+    return OWN if name in FROZEN else CORPORA.get(name, ANY)
 
 
 def index_of(corpus: str, options: Options) -> Path:
@@ -115,6 +119,8 @@ def student(name: str, player: str, search: str | None, options: Options) -> dic
     command = [sys.executable, "-m", "ovd_agent.cli.main", "evaluate", "--student", player]
     command += ["--benchmark", name, "--count", str(count), "--out", str(out)]
     command += ["--search", search] if search else []
+    if passages_of(name) is None and name not in FROZEN:  # whose problems and steps are longer
+        command += ["--rollout.max-length", "1400", "--rollout.max-new-tokens", "96"]
     subprocess.run(command, check=True)
     result = json.loads((out / "result.json").read_text())
     if name in FROZEN:
