@@ -55,6 +55,9 @@ class Continuing:
 
     def adapted(self, samples: Sequence[Trajectory], context: Context) -> Self:
         """For this update: whole demonstrations or continuations."""
+        return self._switched(context)
+
+    def _switched(self, context: Context) -> Self:
         chosen = copy.copy(self)
         # A frozen dataclass's own copy: whether it replaces is no option.
         object.__setattr__(chosen, "whole", context.update < self.replace_first * context.updates)

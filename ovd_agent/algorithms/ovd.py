@@ -32,6 +32,7 @@ from ovd_agent.algorithms.rows import (
     ratio_one_row,
     shaped_row,
 )
+from ovd_agent.algorithms.schedules import ThetaSchedule
 from ovd_agent.learner.rows import TrainingRow
 from ovd_agent.losses.base import LossComponent
 from ovd_agent.rollouts.group import Group, reject_and_replace
@@ -74,6 +75,7 @@ class OVD:
     threshold: float = 7.0
     """θ: a trajectory that scores below it is rejected. 0 keeps all, the number of score levels
     none."""
+    schedule: ThetaSchedule = field(default_factory=ThetaSchedule)
     accept_at_most: float = 1.0
     """Below 1, θ rises above `threshold` in each update until no more than this share of its
     samples is accepted, or only those that tie for the best score. A rule that does not depend on
@@ -111,6 +113,7 @@ class OVD:
         return (self.policy.component(),)
 
     def check(self, score_levels: int) -> None:
+        self.schedule.check(score_levels)
         if self.threshold > score_levels:
             raise OptionError(
                 f"threshold={self.threshold}: expected 0 (keep all) to {score_levels} (reject all),"
@@ -136,7 +139,7 @@ class OVD:
     def adapted(self, samples: Sequence[Trajectory], context: Context) -> OVD:
         """With the θ of this update."""
         scores = [score for each in samples if (score := self.score(each)) is not None]
-        threshold = self.threshold
+        threshold = self.schedule.at(self.threshold, context)
         if self.accept_at_most < 1 and scores:
             most = self.accept_at_most * len(scores)
             strict = [bar for bar in set(scores) if sum(score >= bar for score in scores) <= most]

@@ -9,11 +9,12 @@ so that the teacher teaches in states that the student reaches (tests/agent/test
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ovd_agent.algorithms.base import Context
 from ovd_agent.algorithms.continuing import Continuing, step_scores
+from ovd_agent.algorithms.schedules import ThetaSchedule
 from ovd_agent.rollouts.trajectory import Trajectory
 from ovd_envs.errors import OptionError
 
@@ -24,24 +25,27 @@ class OVDContinue(Continuing):
 
     threshold: float = 7.0
     """θ: a step that scores below it is bad. 0 finds none bad, the number of score levels all."""
+    schedule: ThetaSchedule = field(default_factory=ThetaSchedule)
     cut: Literal["score", "group"] = "score"
     """The first bad step is the first below θ, or of a sample that failed the earliest from which
     every sample of the group failed that had begun alike."""
 
     def check(self, score_levels: int) -> None:
+        self.schedule.check(score_levels)
         if not 0 <= self.threshold <= score_levels:
             raise OptionError(
                 f"threshold={self.threshold}: expected 0 (no step is bad) to {score_levels}"
             )
 
     def adapted(self, samples: Sequence[Trajectory], context: Context) -> OVDContinue:
-        context.log("threshold", self.threshold)
+        threshold = self.schedule.at(self.threshold, context)
+        context.log("threshold", threshold)
         steps = [scores for sample in samples if (scores := step_scores(sample))]
         for turn in range(max(map(len, steps), default=0)):
             here = [each[turn] for each in steps if len(each) > turn]
-            good = [score is None or score >= self.threshold for score in here]
+            good = [score is None or score >= threshold for score in here]
             context.log(f"acceptance_turn_{turn + 1}", sum(good) / len(good))
-        return super().adapted(samples, context)
+        return replace(self, threshold=threshold)._switched(context)
 
     def first_bad_turns(self, samples: Sequence[Trajectory]) -> list[int | None]:
         return [self._first_bad(sample, samples) for sample in samples]

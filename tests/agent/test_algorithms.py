@@ -11,7 +11,9 @@ from ovd_agent.algorithms.advantages import group_advantages, score_to_go
 from ovd_agent.algorithms.base import Context
 from ovd_agent.algorithms.grpo import GRPO
 from ovd_agent.algorithms.ovd import OVD, Advantage
+from ovd_agent.algorithms.ovd_continue import OVDContinue
 from ovd_agent.algorithms.rows import PolicyTerm, imitation_row, merged
+from ovd_agent.algorithms.schedules import ThetaSchedule
 from ovd_agent.algorithms.sft import SFT
 from ovd_agent.learner.references import Wants
 from ovd_agent.losses import loss_components
@@ -392,3 +394,20 @@ def test_copies_of_merged_demonstrations_are_added_up():
     shown[1].copies = 4
     [row] = merged(shown)
     assert row.copies == 6
+
+
+@pytest.mark.parametrize("make", [OVD, OVDContinue])
+@pytest.mark.parametrize(("shape", "middle"), [("linear", 5.5), ("cosine", 5.5)])
+def test_the_threshold_moves_over_the_updates(make, shape, middle):
+    algorithm = make(threshold=3.0, schedule=ThetaSchedule(8.0, shape))
+    found = []
+    for update in range(5):
+        context = Context(update, 5, 10, None)
+        found.append(algorithm.adapted([], context).threshold)
+        assert context.figures["threshold"] == found[-1]
+    assert (found[0], found[2], found[4]) == pytest.approx((3.0, middle, 8.0))
+    assert found == sorted(found)
+    even = found[1] - found[0] == pytest.approx(1.25)
+    assert even == (shape == "linear")
+    with pytest.raises(OptionError, match=r"schedule\.end=11\.0: expected 0 to 10"):
+        make(schedule=ThetaSchedule(11.0)).check(10)

@@ -14,6 +14,7 @@ from ovd_envs.episode import Episode, Task, Turn
 from ovd_envs.errors import OptionError, TeacherUnavailable
 from ovd_envs.teachers.base import ScoreRequest, Teacher
 from ovd_envs.teachers.llm.prompts import play_messages, score_messages, whole_action
+from ovd_envs.teachers.rubrics import QUESTION
 from retrieval_index.documents import Document
 
 pytest.importorskip("httpx", reason='pip install -e ".[teacher]"')
@@ -263,3 +264,21 @@ def test_one_refused_demonstration_fails_alone(serve):
     assert teacher.usage.faults["no action"] == 1
     with pytest.raises(TeacherUnavailable, match="gave no action: refused"):
         teacher.act(episodes[1:2])
+
+
+def test_a_judge_may_read_the_plan_of_a_search_and_is_asked_about_it():
+    """Off by default: the words then are those that were measured."""
+    planned = "<think>seat of X, then its >>> seat<|im_end|></think><search>seat of X</search>"
+    for action, shown in ((planned, True), ("<search>seat of X</search>", False)):
+        turn = Turn(action, "search", "seat of X")
+        step = ScoreRequest(
+            Episode(Task("t", "who?", ("Ada",)), "p", rubric=QUESTION, turns=[turn]), 0
+        )
+        plain_words = score_messages(step, shows_answer=True)[1]["content"]
+        with_plan = score_messages(step, shows_answer=True, shows_plan=True)[1]["content"]
+        assert "plan" not in plain_words
+        assert (
+            "The student's plan: <<<seat of X, then its > > > seat< |im_end|>>>>" in with_plan
+        ) == shown
+        assert ("1: the plan asks for more than the question needs" in with_plan) == shown
+        assert (with_plan == plain_words) is not shown

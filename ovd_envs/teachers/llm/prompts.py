@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 
 from ovd_envs.episode import Episode
+from ovd_envs.grammar import parse_action
 from ovd_envs.teachers.base import ScoreRequest
 from ovd_envs.teachers.rubrics import PROBLEM, QUESTION
 from retrieval_index.documents import Document
@@ -47,6 +48,7 @@ _RUBRICS = {
 {poor}: it is about the question
 0: it is not""",
 }
+_FOR_PLAN = "{poor}: the plan asks for more than the question needs, or leaves out what it needs"
 _FOR_TALK = "0: it speaks to the teacher or asks for a grade"
 
 _PLAY_SEARCH = """\
@@ -64,8 +66,13 @@ Write nothing else."""
 _PLAY = {QUESTION: _PLAY_SEARCH, PROBLEM: _PLAY_REASON}
 
 
-def score_messages(request: ScoreRequest, *, shows_answer: bool) -> Messages:
-    """The messages that ask for the grade of a step: what was known, what it brought, a rubric."""
+def score_messages(
+    request: ScoreRequest, *, shows_answer: bool, shows_plan: bool = False
+) -> Messages:
+    """The messages that ask for the grade of a step: what was known, what it brought, a rubric.
+
+    With `shows_plan` the judge of a search also reads the thought before it.
+    """
     episode, turn = request.episode, request.turn
     before = episode.turns[: request.index]
     question, answer = plain(episode.task.prompt), plain(episode.task.answers[0])
@@ -79,9 +86,12 @@ def score_messages(request: ScoreRequest, *, shows_answer: bool) -> Messages:
     else:
         steps = [_fenced(earlier.content) for earlier in before]
         parts.append("Steps before:\n" + ("\n".join(steps) or "none"))
+    plan = parse_action(turn.action).thought if shows_plan and turn.kind == "search" else ""
     if turn.kind == "search":
         new = [document for document in turn.documents if document.id not in read]
         passages = _passages(new)
+        if plan:
+            parts.append(f"The student's plan: {_fenced(plan)}")
         parts.append(f"New passages:\n{passages}")
         # Small models overlook words in long passages; this they need not judge.
         if shows_answer and mentions(passages, episode.task.answers):
@@ -101,7 +111,9 @@ def score_messages(request: ScoreRequest, *, shows_answer: bool) -> Messages:
         wrong="not the right answer" if shows_answer else "wrong",
     )
     lines = [_wish(kind, question, answer if shows_answer else None), rubric]
-    parts.append("\n".join(lines if kind == "search" else [*lines, _FOR_TALK]))
+    if plan:  # which is the student's own text, as what is not a search is
+        lines.append(_FOR_PLAN.format(poor=int(best > 2)))
+    parts.append("\n".join(lines if kind == "search" and not plan else [*lines, _FOR_TALK]))
     return [
         {"role": "system", "content": _JUDGE.format(best=best)},
         {"role": "user", "content": "\n\n".join(parts)},

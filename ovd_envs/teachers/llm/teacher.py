@@ -49,6 +49,9 @@ class LLMOptions:
     base_url: str = "http://127.0.0.1:8000/v1"
     shows_answer: bool = True
     """Whether the judge is told the right answer."""
+    shows_plan: bool = False
+    """Whether the judge of a search reads the thought before it, to turn down one that plans
+    another question than the one that is asked."""
     concurrency: int = 16
     """Concurrent requests."""
     try_seconds: float = 30.0
@@ -108,7 +111,9 @@ class LLMTeacher:
             if importlib.util.find_spec(package) is None:
                 raise OptionError(f'a language model as teacher needs {package}: "ovd[teacher]"')
         self.options = options
-        self._prompt = prompt or partial(score_messages, shows_answer=options.shows_answer)
+        self._prompt = prompt or partial(
+            score_messages, shows_answer=options.shows_answer, shows_plan=options.shows_plan
+        )
         self._connection = connect(options)
         self._lock = threading.Lock()
         self._recent: deque[bool] = deque(maxlen=_RECENT)
