@@ -68,11 +68,14 @@ def math_equal(answer: str, answers: Sequence[str]) -> bool:
     return math_grade(answer, answers)[0]
 
 
-def math_grade(answer: str, answers: Sequence[str]) -> tuple[bool, str]:
+def math_grade(
+    answer: str, answers: Sequence[str], within: Fraction = Fraction(0)
+) -> tuple[bool, str]:
     """Whether `answer` has the value of one of `answers` (plain numbers, quantities or LaTeX), and
     how that was found: "text", "number" or "math-verify".
 
-    A unit or noun counts only where both have one; a base, too. An answer that is over-long or
+    Numbers may differ by `within`, where a set of problems says so. A unit or noun counts only
+    where both have one; a base, too. An answer that is over-long or
     unreadable is not equal. Neither is one that takes too long to compare, or that math-verify
     fails on, but these are marked: "timeout", which ends the comparison, or "error".
     """
@@ -87,18 +90,20 @@ def math_grade(answer: str, answers: Sequence[str]) -> tuple[bool, str]:
     source = "text"
     quantity = read_quantity(given)
     for gold in golds:
-        equal, found = _compared(given, quantity, gold)
+        equal, found = _compared(given, quantity, gold, within)
         if equal or found == "timeout":
             return equal, found
         source = source if source == "error" else found or source
     return False, source
 
 
-def _compared(given: str, quantity: Quantity | None, gold: str) -> tuple[bool, str]:
+def _compared(
+    given: str, quantity: Quantity | None, gold: str, within: Fraction
+) -> tuple[bool, str]:
     """Whether the texts have one value, and how that was found; "" where brackets tell."""
     other = read_quantity(gold)
     if quantity is not None and other is not None:
-        return same_quantity(quantity, other), "number"
+        return same_quantity(quantity, other, within), "number"
     given, gold = _for_verify(given, quantity), _for_verify(gold, other)
     if {_brackets(given), _brackets(gold)} == {"set", "tuple"}:
         return False, ""
@@ -108,6 +113,16 @@ def _compared(given: str, quantity: Quantity | None, gold: str) -> tuple[bool, s
     if verdict in ("timeout", "error"):
         return False, verdict
     return verdict == "equal", "math-verify"
+
+
+def tolerance_of(error: object) -> Fraction:
+    """By how much an answer may differ, as OlympiadBench's column `error` says it ("1e-1"); 0
+    where it says nothing of one number."""
+    try:
+        found = Fraction(str(error).strip())
+    except (ValueError, ZeroDivisionError):
+        return Fraction(0)
+    return max(found, Fraction(0))
 
 
 def _last_side(text: str) -> str | None:

@@ -27,8 +27,8 @@ class Quantity:
     base: int | None = None
 
 
-def same_quantity(given: Quantity, gold: Quantity) -> bool:
-    """Whether a careful person takes one for the other.
+def same_quantity(given: Quantity, gold: Quantity, within: Fraction = Fraction(0)) -> bool:
+    """Whether a careful person takes one for the other, where values may differ by `within`.
 
     A unit counts where both have one. A percentage is its number or its hundredth, whichever the
     other means.
@@ -38,7 +38,7 @@ def same_quantity(given: Quantity, gold: Quantity) -> bool:
     if given.base is not None and given.base != gold.base:
         return False
     if given.percent == gold.percent:
-        return given.value == gold.value
+        return abs(given.value - gold.value) <= within
     bare, share = (gold, given) if given.percent else (given, gold)
     return bare.value in (share.value, share.value / 100)
 

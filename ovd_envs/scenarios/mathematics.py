@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ovd_envs.episode import Episode, Task
-from ovd_envs.grading.mathematics import last_boxed, math_grade
+from ovd_envs.grading.mathematics import last_boxed, math_grade, tolerance_of
 from ovd_envs.grammar import Action, parse_action, render_error
 from ovd_envs.options import Options
 from ovd_envs.scenario import Grade, Response, Scenario
@@ -75,7 +75,8 @@ class Math(Scenario):
         return [_respond(action) for action in actions]
 
     def grade(self, task: Task, answer: str) -> Grade:
-        equal, source = math_grade(answer, task.answers)
+        within = tolerance_of(task.metadata.get("error"))
+        equal, source = math_grade(answer, task.answers, within)
         return Grade(float(equal), float(equal), source)
 
 

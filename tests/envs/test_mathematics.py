@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ovd_envs.episode import Episode, Task
 from ovd_envs.grading.equations import find_equations
-from ovd_envs.scenarios.mathematics import Math, MathOptions
+from ovd_envs.scenarios.mathematics import Math, MathOptions, build
 
 TASK = Task("t", "Half of a third?", ("1/6", r"\frac{1}{6}"))
 
@@ -152,3 +152,27 @@ def test_long_texts_take_little_time(text: str) -> None:
     started = time.process_time()
     find_equations(text)
     assert time.process_time() - started < 3
+
+
+@pytest.mark.parametrize(
+    ("error", "answer", "right"),
+    [
+        ("1e-1", "3.24", True),
+        ("1e-1", "3.25", True),
+        ("1e-1", "3.26", False),
+        (0.1, "3.1", True),
+        (None, "3.14", False),
+        (None, "3.15", True),
+        ("", "3.14", False),
+        ("1e-1,1e-2", "3.14", False),  # of several answers, which is not one number
+        ("-1", "3.14", False),
+        ("1e-1", "3.24 kg", False),
+    ],
+)
+def test_a_set_may_say_how_exact_an_answer_must_be(error, answer, right):
+    """OlympiadBench's column `error`; whatever else a row has is metadata."""
+    scenario, _ = build(MathOptions(count=1))
+    task = Task(
+        "t", "?", ("3.15\\text{ g}" if "kg" in answer else "3.15",), metadata={"error": error}
+    )
+    assert scenario.grade(task, answer).exact_match == float(right)
