@@ -63,13 +63,18 @@ def test_options_follow_the_part_that_is_chosen():
     assert record["env"]["name"] == "ovd/Math-v0"
     assert record["env"]["levels"] == [1, 2]
     assert record["env"]["max_invalid"] is None
-    assert record["env"]["teacher"] == {"name": "oracle", "thinks_aloud": False}
+    assert record["env"]["teacher"] == {
+        "name": "oracle",
+        "thinks_aloud": False,
+        "judges_plans": True,
+    }
     assert record["updates"] == 3
 
 
 def test_every_option_of_the_language_model_teacher_is_reachable():
     words = {
         "--teacher.shows-answer": None,
+        "--teacher.shows-plan": None,
         "--teacher.concurrency": "3",
         "--teacher.try-seconds": "4.5",
         "--teacher.total-seconds": "9",
@@ -86,6 +91,7 @@ def test_every_option_of_the_language_model_teacher_is_reachable():
         "model": "m",
         "base_url": "http://h:1/v1",
         "shows_answer": True,
+        "shows_plan": True,
         "concurrency": 3,
         "try_seconds": 4.5,
         "total_seconds": 9.0,

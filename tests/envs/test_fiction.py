@@ -202,7 +202,7 @@ def test_who_is_asked_of_persons(world: World, tasks: list[Task]) -> None:
     [
         ({"split": "dev"}, "split='dev': expected 'train' or 'test'"),
         ({"hops": ()}, r"hops=\(\): expected some of 1, 2, 3 and 4"),
-        ({"hops": (1, 4)}, r"hops=\(1, 4\)"),
+        ({"hops": (1, 5)}, r"hops=\(1, 5\)"),
     ],
 )
 def test_bad_options_are_named(world: World, options: dict[str, Any], message: str) -> None:
