@@ -58,7 +58,7 @@ def main(options: Options) -> None:
     if options.show:
         record = json.loads(options.out.read_text())
         show(record["results"])
-        show_words(record["words"])
+        show_words(record.get("words", {}))
         return
     stopped = options.indexes / STOPPED
     record = begun(stopped)
@@ -128,7 +128,8 @@ def show(results: dict[str, dict[str, Any]]) -> None:
             table.add_row(name, f"{one['passages']:,}", f"{one['questions']:,}", *values)
         Console().print(table)
     for encoder, row in next(iter(results.values())).items():
-        print(f"An index of {encoder} searches by {row['usual']} unless told otherwise.")
+        if "usual" in row:
+            print(f"An index of {encoder} searches by {row['usual']} unless told otherwise.")
 
 
 def show_words(results: dict[str, dict[str, dict[str, float]]]) -> None:

@@ -33,7 +33,7 @@ from ovd_envs.episode import Task, write_episodes
 from ovd_envs.errors import OptionError
 from ovd_envs.options import Options
 from ovd_envs.scenarios import MATH, WEBQA
-from ovd_envs.tasks.benchmarks import benchmark, fingerprint
+from ovd_envs.tasks.benchmarks import benchmark, fingerprint, is_whole
 from retrieval_index.files import write_atomically
 from retrieval_index.options import hints_of
 from retrieval_index.progress import progress_bar
@@ -69,6 +69,11 @@ def main(arguments: Sequence[str]) -> int:
         options = of_benchmark(options, options.benchmark)
     choice = options.held_out(options.count)
     scenario, tasks = choice.build()
+    whole = None if options.benchmark is None else is_whole(options.benchmark, tasks)
+    if whole is False:
+        print(
+            f"This file is not the whole set of {options.benchmark}: papers' figures are of that."
+        )
     tasks = tasks[: options.count]
     print(describe_tasks(choice, len(tasks)))
     rollout, student = assemble_play(options, scenario)
@@ -83,6 +88,7 @@ def main(arguments: Sequence[str]) -> int:
             "name": options.out.name,
             **result,
             "grades": packed_grades(matches, options.samples),
+            "whole_set": whole,
             **provenance(options, tasks, student.precision),
         }
         write_atomically(options.out / "result.json", json.dumps(record, indent=2))

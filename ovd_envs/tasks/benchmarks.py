@@ -29,13 +29,20 @@ _PASSAGES = ("corpora", "corpus", "retrieval-corpus")
 @dataclass(frozen=True, slots=True)
 class Benchmark:
     """A set of questions or problems. `files` are names under which its file is known, without
-    their ending; `hub` is the repository, with the subset and the split."""
+    their ending; `hub` is the repository, with the subset and the split; `corpus` is what papers
+    search; `questions` is the fingerprint of the whole set, where that was at hand."""
 
     kind: Kind
     size: int
     files: tuple[str, ...]
     hub: tuple[str, str | None, str]
     licence: str
+    corpus: str = ""
+    questions: str = ""
+
+
+WIKI_18 = "hub:PeterJinGo/wiki-18-corpus"
+"""Wikipedia of December 2018 in passages of 100 words, as `ovd index build --corpus` takes it."""
 
 
 def _flashrag(subset: str, split: str) -> tuple[str, str, str]:
@@ -49,6 +56,8 @@ BENCHMARKS = {
         ("nq_open", "NQ-open.dev", "nq"),
         _flashrag("nq", "test"),
         "CC BY-SA 3.0",
+        WIKI_18,
+        questions="f46fbbb4b4cd1fca",
     ),
     "triviaqa": Benchmark(
         "questions",
@@ -56,6 +65,7 @@ BENCHMARKS = {
         ("triviaqa", "triviaqa_1000"),
         _flashrag("triviaqa", "test"),
         "Apache-2.0",
+        WIKI_18,
     ),
     "popqa": Benchmark(
         "questions",
@@ -63,6 +73,7 @@ BENCHMARKS = {
         ("popqa", "popQA", "popqa_1000"),
         _flashrag("popqa", "test"),
         "MIT",
+        WIKI_18,
     ),
     "hotpotqa": Benchmark(
         "questions",
@@ -70,6 +81,8 @@ BENCHMARKS = {
         ("hotpot_dev_distractor_v1", "hotpot_dev_fullwiki_v1", "hotpotqa_dev", "hotpotqa"),
         _flashrag("hotpotqa", "dev"),
         "CC BY-SA 4.0",
+        WIKI_18,
+        questions="f1b5dc41564b2105",
     ),
     "2wikimultihopqa": Benchmark(
         "questions",
@@ -77,6 +90,8 @@ BENCHMARKS = {
         ("2wikimultihopqa_dev", "2wikimultihopqa"),
         _flashrag("2wikimultihopqa", "dev"),
         "Apache-2.0",
+        WIKI_18,
+        questions="faab7fa694118770",
     ),
     "musique": Benchmark(
         "questions",
@@ -84,6 +99,7 @@ BENCHMARKS = {
         ("musique_ans_v1.0_dev", "musique"),
         _flashrag("musique", "dev"),
         "CC BY 4.0",
+        WIKI_18,
     ),
     "bamboogle": Benchmark(
         "questions",
@@ -91,6 +107,8 @@ BENCHMARKS = {
         ("bamboogle",),
         _flashrag("bamboogle", "test"),
         "not stated",
+        WIKI_18,
+        questions="fc07fec0d1ced3be",
     ),
     "squad": Benchmark(
         "questions",
@@ -98,6 +116,7 @@ BENCHMARKS = {
         ("dev-v1.1", "squad_dev", "squad"),
         ("rajpurkar/squad", None, "validation"),
         "CC BY-SA 4.0",
+        "the contexts of the set",
     ),
     "simpleqa": Benchmark(
         "questions",
@@ -105,6 +124,8 @@ BENCHMARKS = {
         ("simple_qa_test_set", "simpleqa"),
         ("basicv8vc/SimpleQA", None, "test"),
         "MIT",
+        "the web, or a recent Wikipedia",
+        questions="a22ce59999157fa2",
     ),
     "frames": Benchmark(
         "questions",
@@ -112,6 +133,8 @@ BENCHMARKS = {
         ("frames",),
         ("google/frames-benchmark", None, "test"),
         "Apache-2.0",
+        "the web, or a recent Wikipedia",
+        questions="cd194be6755fe931",
     ),
     "gsm8k": Benchmark(
         "problems",
@@ -126,6 +149,7 @@ BENCHMARKS = {
         ("math500", "MATH-500"),
         ("HuggingFaceH4/MATH-500", None, "test"),
         "MIT",
+        questions="f8be59101a005801",
     ),
     "aime24": Benchmark(
         "problems",
@@ -133,6 +157,7 @@ BENCHMARKS = {
         ("aime24", "aime_2024"),
         ("HuggingFaceH4/aime_2024", None, "train"),
         "not stated",
+        questions="5b763f995cf66b83",
     ),
     "aime25": Benchmark(
         "problems",
@@ -147,6 +172,7 @@ BENCHMARKS = {
         ("amc23",),
         ("math-ai/amc23", None, "test"),
         "not stated",
+        questions="feb313b7f31375d9",
     ),
     "minerva": Benchmark(
         "problems",
@@ -161,6 +187,7 @@ BENCHMARKS = {
         ("olympiadbench", "OE_TO_maths_en_COMP"),
         ("Hothan/OlympiadBench", "OE_TO_maths_en_COMP", "train"),
         "MIT",
+        questions="87291d244d80d701",
     ),
 }
 """As the sets are usually evaluated; sizes are those of the whole sets."""
@@ -275,6 +302,23 @@ def fingerprint(tasks: Sequence[Task]) -> str:
     for task in tasks:
         digest.update(f"{task.id}\0{task.prompt}\0".encode("utf-8", "replace"))
     return digest.hexdigest()[:16]
+
+
+def questions_fingerprint(tasks: Sequence[Task]) -> str:
+    """Of which questions a file holds, whatever its form, ids and order."""
+    texts = sorted({" ".join(task.prompt.split()) for task in tasks})
+    return hashlib.sha256("\0".join(texts).encode("utf-8", "replace")).hexdigest()[:16]
+
+
+def is_whole(name: str, tasks: Sequence[Task]) -> bool | None:
+    """Whether these are all questions of a benchmark, and no others; None where only their number
+    is known, and is right."""
+    chosen = benchmark(name)
+    if isinstance(chosen, Frozen):
+        return True
+    if not chosen.questions:
+        return None if len(tasks) == chosen.size else False
+    return questions_fingerprint(tasks) == chosen.questions
 
 
 def given_tasks(tasks: object) -> Sequence[Task]:

@@ -21,6 +21,7 @@ from ovd_envs.tasks.benchmarks import (
     benchmark,
     fingerprint,
     given_tasks,
+    is_whole,
     load_benchmark,
 )
 from ovd_envs.tasks.files import load_tasks
@@ -265,3 +266,23 @@ def test_a_frozen_benchmark_that_has_changed_is_refused(monkeypatch):
     monkeypatch.setitem(FROZEN, name, replace(FROZEN[name], fingerprint="other"))
     with pytest.raises(TaskError, match=r"gives other tasks here than it should"):
         make_scenario(MATH_ENV, tasks=name)
+
+
+def test_a_part_of_a_set_is_told_from_the_whole():
+    whole = [Task(str(n), f"question {n}?", ("a",)) for n in range(BENCHMARKS["bamboogle"].size)]
+    assert is_whole("bamboogle", whole) is False  # as many, but others
+    assert is_whole("bamboogle", whole[:9]) is False
+    assert is_whole("musique", whole) is False  # whose fingerprint is not known
+    many = [Task(str(n), f"{n}?", ("a",)) for n in range(BENCHMARKS["musique"].size)]
+    assert is_whole("musique", many) is None
+    assert is_whole("ovd/fiction-v1", []) is True
+
+
+@pytest.mark.skipif(not DATA.exists(), reason=f"no public data at {DATA}")
+@pytest.mark.parametrize("name", ["bamboogle", "frames", "math500", "aime24"])
+def test_the_whole_sets_are_known(name, monkeypatch):
+    monkeypatch.setenv("OVD_DATA", str(DATA))
+    tasks = load_benchmark(name)
+    assert is_whole(name, tasks) is True
+    assert is_whole(name, tasks[::-1]) is True
+    assert is_whole(name, tasks[1:]) is False
