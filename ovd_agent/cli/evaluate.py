@@ -71,9 +71,7 @@ def main(arguments: Sequence[str]) -> int:
     scenario, tasks = choice.build()
     whole = None if options.benchmark is None else is_whole(options.benchmark, tasks)
     if whole is False:
-        print(
-            f"This file is not the whole set of {options.benchmark}: papers' figures are of that."
-        )
+        print(f"The file holds other questions than the whole of {options.benchmark}.")
     tasks = tasks[: options.count]
     print(describe_tasks(choice, len(tasks)))
     rollout, student = assemble_play(options, scenario)

@@ -164,6 +164,7 @@ def test_hotpotqas_own_file_is_evaluated_and_compared(tmp_path, monkeypatch, cap
     assert main.main(command) == 0
     shown = capsys.readouterr().out
     assert "4 tasks of hotpotqa" in shown
+    assert "other questions than the whole of hotpotqa" in shown
     assert "avg@2" in shown
     assert "steps were sampled again" in shown
     result = json.loads((tmp_path / "mine/result.json").read_text())
