@@ -5,8 +5,7 @@
 
 Each corpus is indexed with each encoder (in runs/recall; a run that was stopped goes on), and up to
 `count` of its questions are searched in each mode. Recall@10 and nDCG@10 are by the supporting
-passages; hit@10 is the share of questions of which an answer stands in one of the first ten. A
-second part compares the ways in which BM25 cuts texts into words.
+passages; hit@10 is the share of questions of which an answer stands in one of the first ten.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ from rich.table import Table
 
 from retrieval_index import build_index
 from retrieval_index.evaluate import Query, measure, read_queries, run_queries
-from retrieval_index.words import WORDS, Words
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 SETS = {
@@ -56,34 +54,27 @@ class Options:
 
 def main(options: Options) -> None:
     if options.show:
-        record = json.loads(options.out.read_text())
-        show(record["results"])
-        show_words(record.get("words", {}))
+        show(json.loads(options.out.read_text())["results"])
         return
     stopped = options.indexes / STOPPED
     record = begun(stopped)
     results: dict[str, dict[str, Any]] = record["results"]
-    words: dict[str, dict[str, dict[str, float]]] = record.setdefault("words", {})
     for name in options.sets:
         for encoder in options.encoders:
             if encoder not in results.setdefault(name, {}):
                 results[name][encoder] = measured(name, encoder, options)
                 record |= {"count": options.count, "seed": options.seed}
                 write_record(stopped, record)
-        if name not in words:
-            words[name] = {kind: by_words(name, kind, options) for kind in WORDS}
-            write_record(stopped, record)
     write_record(options.out, record | surroundings(PACKAGES))
     stopped.unlink()
     show(results)
-    show_words(words)
 
 
 def measured(name: str, encoder: str, options: Options) -> dict[str, Any]:
     corpus, _ = SETS[name]
     folder = options.indexes / f"{Path(corpus).name.partition('.')[0]}-{encoder}"
     index = build_index(DATA / "corpora" / corpus, folder, encoder)
-    queries = chosen(name, options)
+    queries = chosen(name, options.count, options.seed)
     found = {mode: run_queries(index, queries, K, mode) for mode in ("dense", "bm25", "hybrid")}
     modes = {mode: measure(queries, results, (K,)) for mode, results in found.items()}
     return {
@@ -94,18 +85,11 @@ def measured(name: str, encoder: str, options: Options) -> dict[str, Any]:
     }
 
 
-def by_words(name: str, words: Words, options: Options) -> dict[str, float]:
-    """BM25 with texts cut into words in this way."""
-    folder = options.indexes / f"{Path(SETS[name][0]).name.partition('.')[0]}-{words}"
-    index = build_index(DATA / "corpora" / SETS[name][0], folder, words=words)
-    queries = chosen(name, options)
-    return measure(queries, run_queries(index, queries, K, "bm25"), (K,))
-
-
-def chosen(name: str, options: Options) -> list[Query]:
+def chosen(name: str, count: int, seed: int) -> list[Query]:
+    """Up to `count` of a set's questions."""
     queries = read_queries(DATA / SETS[name][1])
-    few = len(queries) <= options.count
-    return queries if few else random.Random(options.seed).sample(queries, options.count)
+    few = len(queries) <= count
+    return queries if few else random.Random(seed).sample(queries, count)
 
 
 def show(results: dict[str, dict[str, Any]]) -> None:
@@ -130,17 +114,6 @@ def show(results: dict[str, dict[str, Any]]) -> None:
     for encoder, row in next(iter(results.values())).items():
         if "usual" in row:
             print(f"An index of {encoder} searches by {row['usual']} unless told otherwise.")
-
-
-def show_words(results: dict[str, dict[str, dict[str, float]]]) -> None:
-    figure = SHOWN[0]
-    table = Table(title=f"{figure} of BM25 by kind of words", title_justify="left")
-    for column in ("set", *WORDS):
-        table.add_column(column, justify="left" if column == "set" else "right")
-    for name, kinds in results.items():
-        if figure in kinds[WORDS[0]]:
-            table.add_row(name, *(f"{kinds[kind][figure]:.4f}" for kind in WORDS))
-    Console().print(table)
 
 
 if __name__ == "__main__":
