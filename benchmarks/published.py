@@ -41,7 +41,9 @@ CORPORA = {
     "2wikimultihopqa": "2wikimultihopqa",
     "popqa": "popqa_1000",
 }
-"""Passages that belong to a set."""
+"""Passages of a set."""
+MATCHED = ("squad", "popqa")
+"""Sets whose passages here are those of the questions that are played."""
 ANY = "squad_dev"
 """What is searched for the other sets."""
 OWN = "its own world"
@@ -88,7 +90,7 @@ def measured(name: str, player: str, options: Options) -> dict[str, Any]:
         found = (oracle if player == "oracle" else student)(name, player, search, options)
     except TaskError as error:
         return {"absent": str(error)}
-    return {player: found, "passages": passages, "own": passages == OWN or name in CORPORA}
+    return {player: found, "passages": passages}
 
 
 def passages_of(name: str) -> str | None:
@@ -132,8 +134,7 @@ def student(name: str, player: str, search: str | None, options: Options) -> dic
 
 
 def show(results: dict[str, dict[str, Any]]) -> None:
-    """A table in Markdown's form would be too wide for terminals; this one is as it prints."""
-    known = {"passages", "own", "absent"}
+    known = {"passages", "absent"}
     players = list(
         dict.fromkeys(key for row in results.values() for key in row if key not in known)
     )
@@ -143,7 +144,8 @@ def show(results: dict[str, dict[str, Any]]) -> None:
             table.add_row(name, "0", "no file")
             continue
         passages = row["passages"] or "none"
-        passages += "" if row["own"] or not row["passages"] else " (not its own)"
+        matched = row["passages"] in (None, OWN) or name in MATCHED
+        passages += "" if matched else " (of other questions)"
         figures = [row.get(player) for player in players]
         cells = [
             ""
