@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,11 +35,10 @@ class MicroBatch:
     targets: Tensor
     streams: Mapping[str, Tensor]
     rows: tuple[tuple[int, int], ...]
-
-    @property
-    def size(self) -> int:
-        """Tokens that are computed, padding left out."""
-        return len(self.prefix) + int(self.attention_mask.sum())
+    size: int
+    """Tokens that are computed, padding left out."""
+    weighted: frozenset[str]
+    """The weight streams that are not 0 everywhere; known here, where it needs no device."""
 
 
 def micro_batches(
@@ -117,34 +117,39 @@ def _collate(
     mask = np.arange(longest) < lengths[:, None]
     positions = [place * longest + each.places - 1 - prefix for place, each in enumerate(rows)]
     targets = [np.asarray(each.row.ids, dtype=np.int64)[each.places] for each in rows]
+    streams = _streams(rows, losses)
+
+    def moved(array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array).to(device, non_blocking=True)
+
     return MicroBatch(
-        prefix=torch.tensor(rows[0].row.ids[:prefix], dtype=torch.long, device=device),
-        input_ids=torch.from_numpy(input_ids).to(device),
-        attention_mask=torch.from_numpy(mask.astype(np.int64)).to(device),
-        positions=torch.from_numpy(np.concatenate(positions)).to(device),
-        targets=torch.from_numpy(np.concatenate(targets)).to(device),
-        streams=_streams(rows, losses, device),
+        prefix=moved(np.asarray(rows[0].row.ids[:prefix], dtype=np.int64)),
+        input_ids=moved(input_ids),
+        attention_mask=moved(mask.astype(np.int64)),
+        positions=moved(np.concatenate(positions)),
+        targets=moved(np.concatenate(targets)),
+        streams={name: moved(stream) for name, stream in streams.items()},
         rows=tuple((each.index, len(each.places)) for each in rows),
+        size=prefix + int(lengths.sum()),
+        weighted=frozenset(each.weight for each in losses if streams[each.weight].any()),
     )
 
 
-def _streams(
-    rows: Sequence[_Trained], losses: Sequence[LossComponent], device: torch.device | str
-) -> dict[str, Tensor]:
+def _streams(rows: Sequence[_Trained], losses: Sequence[LossComponent]) -> dict[str, NDArray[Any]]:
     """The streams of the trained tokens in float64, ids of candidates in int64. Weights are scaled:
     copies multiplied, the divisor divided out. After this nobody averages anything."""
     weights = {each.weight for each in losses}
-    found: dict[str, Tensor] = {}
+    found: dict[str, NDArray[Any]] = {}
     for name in weights | {name for each in losses for name in each.streams}:
         parts = [_values(each, name) for each in rows]
         if name in weights:
             parts = [part * each.scale for part, each in zip(parts, rows, strict=True)]
-        found[name] = torch.from_numpy(np.concatenate(parts)).to(device)
+        found[name] = np.concatenate(parts)
     for name in {each.candidates for each in losses if each.candidates}:
         widths = [each.row.streams[name].shape[1] for each in rows if name in each.row.streams]
         if widths:
             ids = [_candidates(each, name, widths[0]) for each in rows]
-            found[name] = torch.from_numpy(np.concatenate(ids)).to(device)
+            found[name] = np.concatenate(ids)
     return found
 
 

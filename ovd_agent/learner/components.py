@@ -21,7 +21,7 @@ def batch_losses(
     logit_budget: int,
 ) -> tuple[Tensor, Measured]:
     """The loss of each component [c], and what the pass measured."""
-    active = [loss for loss in losses if batch.streams[loss.weight].any()]
+    active = [loss for loss in losses if loss.weight in batch.weighted]
     widths = _candidates(batch, active)
     whole = [loss for loss in active if loss.reads_distribution]
 

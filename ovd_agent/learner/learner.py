@@ -150,8 +150,10 @@ class Learner:
         """Fill the gradients of one optimiser step without taking it; return its metrics."""
         config = self.config
         self.model.zero_grad(set_to_none=True)
-        losses = torch.zeros(len(self.losses), dtype=torch.float64)
-        size, entropy, step = 0, 0.0, StepTokens()
+        # They stay on the device, which is not waited for in a micro-batch.
+        losses = torch.zeros(len(self.losses), dtype=torch.float64, device=self.model.device)
+        entropy = torch.zeros((), dtype=torch.float64, device=self.model.device)
+        size, step = 0, StepTokens()
         batches = micro_batches(
             rows,
             self.losses,
@@ -167,9 +169,9 @@ class Learner:
                     self.model, batch, self.losses, self.temperature, config.logit_budget
                 )
             parts.sum().backward()
-            losses += parts.detach().double().cpu()
+            losses += parts.detach()
+            entropy += measured.entropies.sum()
             size += batch.size
-            entropy += float(measured.entropies.sum())
             step.add(measured.logprobs, batch.streams)
         each = dict(zip((f"{loss.name}_loss" for loss in self.losses), losses.tolist()))
         trained = sum(map(len, step.logprobs))
@@ -177,7 +179,7 @@ class Learner:
             "loss": sum(each.values()),
             **each,
             **self._metrics(step),
-            "entropy": entropy / max(1, trained),
+            "entropy": float(entropy) / max(1, trained),
             "trained_tokens": float(trained),
             "computed_tokens": float(size),
         }

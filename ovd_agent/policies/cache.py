@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -15,7 +16,7 @@ from transformers import PreTrainedModel
 class SlotCache:
     """Keys and values of all slots, `[slots, heads, length, head_dim]` a layer.
 
-    It stands in for a transformers `Cache`: before a forward pass `aim` says which slots and
+    It stands in for a transformers `Cache`: before a forward pass `prepare` says which slots and
     positions the new tokens have; `update` stores them and returns all that may be attended.
     """
 
@@ -29,15 +30,16 @@ class SlotCache:
         self._positions = torch.empty(0, dtype=torch.long)
         self._reach = 0
 
-    def prepare(self, rows: Sequence[int], positions: Tensor) -> int:
-        """Returns how many cache positions the next pass attends to."""
-        self._places = torch.tensor(rows, device=positions.device)
+    def prepare(self, rows: Sequence[int], positions: Tensor, reach: int) -> None:
+        """The next pass writes at `positions` of `rows` and attends to the first `reach` places."""
+        device, end = positions.device, rows[0] + len(rows)
         # Neighbouring slots are attended where they lie; others have to be copied together.
-        neighbours = list(rows) == list(range(rows[0], rows[0] + len(rows)))
-        self._rows = slice(rows[0], rows[0] + len(rows)) if neighbours else self._places
-        self._positions = positions
-        self._reach = int(positions.max()) + 1
-        return self._reach
+        if list(rows) == list(range(rows[0], end)):
+            self._places = torch.arange(rows[0], end, device=device)
+            self._rows = slice(rows[0], end)
+        else:
+            self._rows = self._places = torch.tensor(rows, device=device)
+        self._positions, self._reach = positions, reach
 
     def update(
         self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any
@@ -51,24 +53,22 @@ class SlotCache:
             found.append(store[self._rows, :, : self._reach])
         return found[0], found[1]
 
-    def copy(self, source: int, target: int, start: int, end: int) -> None:
-        """Give `target` the positions from `start` to `end` of `source`."""
+    def copy(self, sources: Sequence[int], targets: Sequence[int], end: int) -> None:
+        """Give each target the first `end` positions of its source."""
         with torch.inference_mode():
             for stores in self.layers.values():
                 for store in stores:
-                    store[target, :, start:end] = store[source, :, start:end]
+                    store[targets, :, :end] = store[sources, :, :end]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return 0
 
 
-def shared_length(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many ids two sequences have in common at their beginning."""
-    length = min(len(one), len(other))
-    if list(one[:length]) == list(other[:length]):
-        return length
-    differ = np.asarray(one[:length]) != np.asarray(other[:length])
-    return int(differ.argmax())
+def shared_lengths(held: NDArray[np.int64], ids: Sequence[int]) -> NDArray[np.int64]:
+    """How many of `ids` each row of `held` [n, m] begins with."""
+    width = min(held.shape[1], len(ids))
+    same = held[:, :width] == np.asarray(ids[:width])
+    return np.logical_and.accumulate(same, axis=1).sum(axis=1)
 
 
 def cache_argument(model: PreTrainedModel) -> str:

@@ -29,11 +29,11 @@ class Masks:
         self._kinds: tuple[str, ...] = tuple(dict.fromkeys(kinds))
         self._by_kind = bool(set(self._kinds) - {_FULL}) and set(self._kinds) <= {_FULL, _SLIDING}
         self._additive = getattr(config, "_attn_implementation", None) == "eager"
-        self._dtype, self._device = model.dtype, model.device
+        self._dtype = model.dtype
 
     def of(self, positions: Tensor, reach: int) -> Tensor | Mapping[str, Tensor]:
         """For queries at `positions` [rows, width] over `reach` places of the cache."""
-        places = torch.arange(reach)[None, None, None, :]
+        places = torch.arange(reach, device=positions.device)[None, None, None, :]
         queries = positions[:, None, :, None]
         full = places <= queries
         if self._window is None:
@@ -44,7 +44,6 @@ class Masks:
         return {_FULL: self._taken(full), _SLIDING: sliding}
 
     def _taken(self, mask: Tensor) -> Tensor:
-        mask = mask.to(self._device)
         if not self._additive:
             return mask
         lowest = torch.finfo(self._dtype).min

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import copy
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ovd_agent.models import end_ids
 from ovd_agent.policies.base import Completion, PolicyContext, Sampling
-from ovd_agent.policies.cache import SlotCache, cache_argument, shared_length
-from ovd_agent.policies.masks import Masks
+from ovd_agent.policies.cache import shared_lengths
+from ovd_agent.policies.decoder import Decoder
+from ovd_agent.policies.sampling import Draw, sample
 
 IDLE_SHARE = 1.4
-"""A decoding pass may have this many times as many rows as episodes that need one."""
+"""Without a graph, a decoding pass may have this many times as many rows as episodes that need
+one."""
+READING_SHARE = 0.2
+"""With a graph, episodes wait until this share of all have something to read."""
 
 
 @dataclass(slots=True)
@@ -63,17 +69,15 @@ class TorchPolicy:
         self.computed_tokens = 0
         """Tokens that went through the model since the beginning, padding left out."""
         self._tokenizer = tokenizer
-        self._trunk: Any = model.base_model
-        self._head: Any = model.get_output_embeddings()
         self._ends = end_ids(model, tokenizer)
-        self._masks = Masks(model)
-        self._cache = SlotCache(slots, max_length)
-        self._cache_argument = {cache_argument(model): self._cache}
+        self._decoder = Decoder(model, slots, max_length)
         self._all = [_Slot(index) for index in range(slots)]
-        self._free = self._all[::-1]
+        self._free = list(range(slots))
+        """A heap: the slots in use stay together at the beginning."""
         self._by_key: dict[int, _Slot] = {}
         self._generator = torch.Generator(model.device)
         self._pieces: list[str] = []
+        self._closing: dict[tuple[str, ...], frozenset[int]] = {}
         self.seed(seed)
 
     def seed(self, seed: int) -> None:
@@ -91,7 +95,7 @@ class TorchPolicy:
         """Forget all cached keys and values: they were computed with the old weights."""
         self.version = version
         self._all = [_Slot(index) for index in range(self.slots)]
-        self._free = self._all[::-1]
+        self._free = list(range(self.slots))
         self._by_key.clear()
 
     def submit(self, key: int, context: Sequence[int], sampling: Sampling) -> None:
@@ -109,8 +113,8 @@ class TorchPolicy:
         if slot is None:
             if not self._free:
                 raise RuntimeError(f"all {self.slots} slots are taken: release a finished episode")
-            slot = self._by_key[key] = self._free.pop()
-            slot.fed = shared_length(slot.ids[: slot.fed], context[:-1])
+            slot = self._by_key[key] = self._all[heapq.heappop(self._free)]
+            slot.fed = int(shared_lengths(np.array([slot.ids[: slot.fed]]), context[:-1])[0])
         elif list(context[: len(slot.ids)]) != slot.ids:
             raise ValueError("the new context does not continue the ids this episode had before")
         slot.ids = list(context)
@@ -121,7 +125,7 @@ class TorchPolicy:
         slot = self._by_key.pop(key, None)
         if slot is not None:
             slot.sampling = None
-            self._free.append(slot)
+            heapq.heappush(self._free, slot.index)
 
     def collect(self, at_least: int = 1) -> list[tuple[int, Completion]]:
         """Generate until `at_least` requests (or all there are) have finished, and return those."""
@@ -132,97 +136,102 @@ class TorchPolicy:
             ]
             if not active:
                 break
-            # Slots with unread text go first, on their own: one pass reads it all, and no
-            # decoding slot is padded to its length.
-            self._share([slot for _, slot in active])
             reading = [pair for pair in active if len(pair[1].ids) - pair[1].fed > 1]
-            for key, slot in self._advance(_of_like_length(reading) or active):
-                finished.append((key, self._complete(slot)))
+            writing = [pair for pair in active if len(pair[1].ids) - pair[1].fed == 1]
+            if reading and (not writing or self._should_read(len(reading), len(active))):
+                # On their own: one pass reads it all, and no row that writes is padded to it.
+                self._share([slot for _, slot in reading])
+                done = self._read(_of_like_length(reading) or reading)
+            else:
+                done = self._write(writing)
+            finished += [(key, self._complete(slot)) for key, slot in done]
         return finished
 
-    def _share(self, active: list[_Slot]) -> None:
-        """Copy from other slots what they hold of an unread context, and let one slot of several
-        with the same beginning read it for all."""
-        unread = [slot for slot in active if len(slot.ids) - slot.fed > 1]
-        held = [(slot.index, slot.ids[: slot.fed]) for slot in self._all if unread]
-        for slot in unread:
-            lengths = [(shared_length(ids, slot.ids[:-1]), index) for index, ids in held]
-            shared, donor = max(lengths, default=(0, 0))
-            if shared > slot.fed:
-                self._cache.copy(donor, slot.index, slot.fed, shared)
-                slot.fed = shared
+    def _should_read(self, reading: int, active: int) -> bool:
+        """A pass that reads costs a GPU about the same for one row as for twenty."""
+        return not self._decoder.graphs or reading >= READING_SHARE * active
 
-    @torch.inference_mode()
-    def _advance(self, batch: list[tuple[int, _Slot]]) -> list[tuple[int, _Slot]]:
-        """One forward pass and one sampled token for each slot; returns those that finished."""
-        tokens, logprobs = self._sample(self._logits([slot for _, slot in batch]), batch)
-        done: list[tuple[int, _Slot]] = []
-        for (key, slot), token, logprob in zip(batch, tokens, logprobs, strict=True):
+    def _share(self, unread: list[_Slot]) -> None:
+        """Copy from other slots what they hold of an unread context."""
+        texts = [slot.ids[: slot.fed] for slot in self._all]
+        held = np.full((self.slots, max(map(len, texts))), -1)
+        for row, text in zip(held, texts, strict=True):
+            row[: len(text)] = text
+        copies: list[tuple[int, int]] = []
+        longest = 0
+        for slot in unread:
+            lengths = shared_lengths(held, slot.ids[:-1])
+            donor = int(lengths.argmax())
+            if lengths[donor] > slot.fed:
+                copies.append((donor, slot.index))
+                slot.fed = int(lengths[donor])
+                longest = max(longest, slot.fed)
+        if copies:
+            donors, targets = zip(*copies, strict=True)
+            self._decoder.cache.copy(donors, targets, longest)
+
+    def _read(self, batch: list[tuple[int, _Slot]]) -> list[tuple[int, _Slot]]:
+        """Read what is unread and sample one token after it; returns the slots that finished."""
+        ordered = sorted(batch, key=lambda pair: pair[1].index)
+        slots = [slot for _, slot in ordered]
+        unread = [slot.ids[slot.fed :] for slot in slots]
+        self.computed_tokens += sum(map(len, unread))
+        rows, starts = [slot.index for slot in slots], [slot.fed for slot in slots]
+        with torch.inference_mode():
+            logits = self._decoder.read(rows, starts, unread)
+            draw = Draw.of([slot.sampling or Sampling() for slot in slots], logits.device)
+            chosen, logprobs = sample(logits, self._uniform(1, len(slots))[0], draw)
+        tokens = zip(chosen.tolist(), logprobs.tolist(), strict=True)
+        return [
+            pair
+            for pair, (token, logprob) in zip(ordered, tokens, strict=True)
+            if self._append(pair[1], [token], [logprob])
+        ]
+
+    def _write(self, batch: list[tuple[int, _Slot]]) -> list[tuple[int, _Slot]]:
+        """Sample the next tokens of slots with nothing to read; returns those that finished."""
+        rows = self._rows([slot.index for _, slot in batch])
+        used = {slot.index: pair for pair in batch for slot in [pair[1]]}
+        uniform = self._uniform(self._decoder.steps, len(rows))
+        tokens, logprobs = self._decoder.write(
+            [slot.index for slot in rows],
+            [slot.ids[slot.fed] if slot.index in used else 0 for slot in rows],
+            [slot.fed for slot in rows],
+            [(slot.index in used and slot.sampling) or Sampling() for slot in rows],
+            uniform,
+        )
+        self.computed_tokens += len(batch) * len(uniform)
+        return [
+            used[slot.index]
+            for slot, some, each in zip(rows, tokens, logprobs, strict=True)
+            if slot.index in used and self._append(slot, some, each)
+        ]
+
+    def _uniform(self, steps: int, rows: int) -> Tensor:
+        device = self.model.device
+        return torch.rand((steps, rows), generator=self._generator, device=device)
+
+    def _append(self, slot: _Slot, tokens: list[int], logprobs: list[float]) -> bool:
+        """Take over what was sampled up to where it finishes; returns whether it does."""
+        for token, logprob in zip(tokens, logprobs, strict=True):
             slot.fed = len(slot.ids)
             slot.ids.append(token)
             slot.logprobs.append(logprob)
             if self._finish(slot) is not None:
-                done.append((key, slot))
-        return done
+                return True
+        return False
 
-    def _logits(self, slots: list[_Slot]) -> Tensor:
-        """Next-token logits [len(slots), vocabulary] after feeding each slot's unread ids."""
-        device = self.model.device
-        rows = self._neighbours(slots)
-        unread = {slot.index: slot.ids[slot.fed :] for slot in slots}
-        width = max(map(len, unread.values()))
-        ids = torch.zeros(len(rows), width, dtype=torch.long)
-        positions = torch.zeros(len(rows), width, dtype=torch.long)
-        for row, slot in enumerate(rows):
-            new = unread.get(slot.index, [])
-            ids[row, : len(new)] = torch.tensor(new, dtype=torch.long)
-            # Padding writes beyond what is read, where it is overwritten before it can be seen.
-            positions[row] = torch.arange(slot.fed, slot.fed + width).clamp_max(self.max_length - 1)
-            self.computed_tokens += len(new)
-        reach = self._cache.prepare([slot.index for slot in rows], positions.to(device))
-        masks = self._masks.of(positions, reach)
-        hidden = self._trunk(
-            input_ids=ids.to(device),
-            attention_mask=masks,
-            position_ids=positions.to(device),
-            use_cache=True,
-            **self._cache_argument,
-        ).last_hidden_state
-        place = {slot.index: row for row, slot in enumerate(rows)}
-        chosen = [place[slot.index] for slot in slots]
-        last = [len(unread[slot.index]) - 1 for slot in slots]
-        return self._head(hidden[chosen, last]).float()
-
-    def _neighbours(self, slots: list[_Slot]) -> list[_Slot]:
-        """The slots of a pass in order; with the idle ones between them, if these are few: their
-        rows cost less than to copy the keys and values of all the others together."""
-        indices = sorted(slot.index for slot in slots)
+    def _rows(self, used: list[int]) -> list[_Slot]:
+        """The slots of a pass in order. A graph is of all slots from the first on. Without one,
+        idle slots come along where these are few: their rows cost less than to copy the keys and
+        values of all the others together."""
+        if self._decoder.graphs:
+            return self._all[: self._decoder.rows(max(used))]
+        indices = sorted(used)
         between = self._all[indices[0] : indices[-1] + 1]
-        # An idle row writes one position past its text, which must not be cut off at the end.
-        few = len(between) <= len(slots) * IDLE_SHARE
-        if few and all(slot.fed < self.max_length - 1 for slot in between):
+        if len(between) <= len(indices) * IDLE_SHARE:
             return between
         return [self._all[index] for index in indices]
-
-    def _sample(
-        self, logits: Tensor, batch: list[tuple[int, _Slot]]
-    ) -> tuple[list[int], list[float]]:
-        samplings = [slot.sampling or Sampling() for _, slot in batch]
-        greedy = torch.tensor([s.temperature == 0 for s in samplings], device=logits.device)
-        if any(s.temperature not in (0, 1) for s in samplings):
-            scale = [s.temperature or 1.0 for s in samplings]
-            logits = logits / torch.tensor(scale, device=logits.device)[:, None]
-        logprobs = logits.log_softmax(-1)
-        if any(s.top_p < 1 for s in samplings):
-            top_p = torch.tensor([s.top_p for s in samplings], device=logits.device)[:, None]
-            logprobs = _nucleus(logprobs, top_p)
-        if greedy.all():
-            chosen = logits.argmax(-1, keepdim=True)
-        else:
-            chosen = _drawn(logprobs, self._generator)
-            if greedy.any():
-                chosen = torch.where(greedy[:, None], logits.argmax(-1, keepdim=True), chosen)
-        return chosen[:, 0].tolist(), logprobs.gather(1, chosen)[:, 0].tolist()
 
     def _finish(self, slot: _Slot) -> str | None:
         sampling = slot.sampling
@@ -235,21 +244,24 @@ class TorchPolicy:
     def _at_stop(self, slot: _Slot, stops: tuple[str, ...]) -> bool:
         """Does the text sampled so far contain a stop string? Decoded only where the last token
         could have completed one, and over enough tokens to hold the longest."""
-        piece = self._piece(slot.ids[-1])
-        if not any(stop[-1] in piece for stop in stops):
+        if slot.ids[-1] not in self._closers(stops):
             return False
         window = max(len(stop.encode()) for stop in stops) + 1
         written = slot.ids[slot.start :][-window:]
         text = str(self._tokenizer.decode(written, skip_special_tokens=False))
         return any(stop in text for stop in stops)
 
-    def _piece(self, token: int) -> str:
-        if not self._pieces:
-            self._pieces = [
+    def _closers(self, stops: tuple[str, ...]) -> frozenset[int]:
+        """The tokens that contain the last character of a stop string."""
+        if stops not in self._closing:
+            self._pieces = self._pieces or [
                 str(self._tokenizer.decode([index])) for index in range(len(self._tokenizer))
             ]
-        # A vocabulary may be padded beyond what the tokenizer knows.
-        return self._pieces[token] if token < len(self._pieces) else ""
+            last = {stop[-1] for stop in stops}
+            self._closing[stops] = frozenset(
+                index for index, piece in enumerate(self._pieces) if not last.isdisjoint(piece)
+            )
+        return self._closing[stops]
 
     def _complete(self, slot: _Slot) -> Completion:
         finish = self._finish(slot)
@@ -272,23 +284,3 @@ def _of_like_length(reading: list[tuple[int, _Slot]]) -> list[tuple[int, _Slot]]
     chosen = sorted(first.values(), key=lambda pair: pair[1].fed - len(pair[1].ids))
     longest = len(chosen[0][1].ids) - chosen[0][1].fed if chosen else 0
     return [pair for pair in chosen if 2 * (len(pair[1].ids) - pair[1].fed) >= longest]
-
-
-def _drawn(logprobs: Tensor, generator: torch.Generator) -> Tensor:
-    """A token for each row, [n, 1], by inversion: one random number a row is enough, where
-    `torch.multinomial` draws one for each of the vocabulary (a third of a decoding step)."""
-    cumulative = logprobs.exp().cumsum(-1)
-    size = (len(logprobs), 1)
-    uniform = torch.rand(size, generator=generator, device=logprobs.device)
-    # Rounding may leave the sum a little above or below 1; a token of probability 0 is never met.
-    return torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True).clamp_max(
-        logprobs.shape[-1] - 1
-    )
-
-
-def _nucleus(logprobs: Tensor, top_p: Tensor) -> Tensor:
-    """Renormalised over the smallest set of tokens whose probability reaches `top_p`."""
-    ordered, places = logprobs.sort(-1, descending=True)
-    before = ordered.exp().cumsum(-1) - ordered.exp()
-    kept = torch.zeros_like(logprobs, dtype=torch.bool).scatter(-1, places, before < top_p)
-    return logprobs.masked_fill(~kept, -torch.inf).log_softmax(-1)

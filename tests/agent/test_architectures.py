@@ -107,7 +107,7 @@ def test_it_plays_as_the_model_itself_or_is_refused(name):
 def test_a_wrong_mask_is_refused_by_name(monkeypatch):
     model = tiny("mistral")
     policy = TorchPolicy(model, byte_tokenizer(), slots=3, max_length=LENGTH)
-    policy._masks._window = None
+    policy._decoder._masks._window = None
     with pytest.raises(
         UnplayableModel, match=r"student 'mine' \(MistralForCausalLM\): .*or --policy vllm"
     ):

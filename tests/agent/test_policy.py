@@ -100,12 +100,12 @@ def follow(policy, student, script: list[int]) -> None:
     """Make the policy's model say exactly this script, one token a step."""
     remaining = iter(script)
 
-    def logits(slots):
-        result = torch.full((len(slots), student.config.vocab_size), -1e9)
+    def logits(rows, *_):
+        result = torch.full((len(rows), student.config.vocab_size), -1e9)
         result[:, next(remaining)] = 0.0
         return result
 
-    policy._logits = logits
+    policy._decoder.logits = logits
 
 
 def test_length_limits_finish_a_completion(policy):
@@ -214,11 +214,13 @@ def test_top_p_keeps_the_likeliest_tokens_and_says_their_probability(student, to
         )
 
 
-def test_grouped_attention_is_attention():
+@pytest.mark.parametrize("queries", [1, 3])
+def test_grouped_attention_is_attention(queries):
     """Against keys and values that are repeated for each head."""
     torch.manual_seed(0)
-    query, key, value = torch.randn(2, 6, 3, 8), torch.randn(2, 2, 7, 8), torch.randn(2, 2, 7, 8)
-    mask = torch.rand(2, 1, 3, 7) > 0.3
+    query = torch.randn(2, 6, queries, 8)
+    key, value = torch.randn(2, 2, 7, 8), torch.randn(2, 2, 7, 8)
+    mask = torch.rand(2, 1, queries, 7) > 0.3
     mask[..., 0] = True
     output, _ = grouped_attention(torch.nn.Module(), query, key, value, mask)
     scores = query @ key.repeat_interleave(3, 1).transpose(2, 3) / 8**0.5

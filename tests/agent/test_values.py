@@ -13,7 +13,7 @@ from test_algorithms import CONTEXT, TASK, group, make_ovd, trajectory
 
 from ovd_agent.algorithms.rows import merged
 from ovd_agent.policies.base import Completion
-from ovd_agent.policies.torch_policy import _nucleus
+from ovd_agent.policies.sampling import _nucleus
 from ovd_agent.rollouts.demonstrations import DemonstrationConfig, Demonstrations
 from ovd_agent.rollouts.group import Group, reject_and_replace
 from ovd_agent.rollouts.rollout import Rollout
