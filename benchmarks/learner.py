@@ -107,15 +107,21 @@ def measure(loop: Loop, options: Options, rows: list[TrainingRow]) -> dict[str, 
 
 
 def padded_step(
-    model: Any, optimizer: torch.optim.Optimizer, rows: Sequence[TrainingRow], rows_at_once: int
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    rows: Sequence[TrainingRow],
+    rows_at_once: int,
+    dtype: torch.dtype = DTYPE,
 ) -> None:
     optimizer.zero_grad(set_to_none=True)
-    padded_backward(model, rows, rows_at_once)
+    padded_backward(model, rows, rows_at_once, dtype)
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
 
 
-def padded_backward(model: Any, rows: Sequence[TrainingRow], rows_at_once: int) -> None:
+def padded_backward(
+    model: Any, rows: Sequence[TrainingRow], rows_at_once: int, dtype: torch.dtype = DTYPE
+) -> None:
     """The clipped policy gradient of the rows, as one writes it first."""
     model.zero_grad(set_to_none=True)
     divisor = divisors(rows, LOSSES, "tokens")[0]
@@ -130,7 +136,8 @@ def padded_backward(model: Any, rows: Sequence[TrainingRow], rows_at_once: int) 
             mask[place, :size] = 1
             weights[place, :size] = torch.from_numpy(row.stream("pg") * row.stream("advantage"))
             old[place, :size] = torch.from_numpy(row.stream("behaviour")).nan_to_num()
-        with torch.autocast("cpu", DTYPE, enabled=AUTOCAST):
+        ids, mask, weights, old = (each.to(model.device) for each in (ids, mask, weights, old))
+        with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
             logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         every = logits[:, :-1].float().log_softmax(-1)
         logprobs = every.gather(-1, ids[:, 1:, None]).squeeze(-1)

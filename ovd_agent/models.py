@@ -16,10 +16,12 @@ from typing import Any
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -99,6 +101,19 @@ def load_model(
         ) from error
     use_grouped_attention(model)
     return model.eval(), tokenizer
+
+
+def load_config(name: str) -> PreTrainedConfig:
+    """The configuration of a student's model, without its weights. Raises ModelError."""
+    if name == TINY:
+        return tiny_model()[0].config
+    try:
+        return AutoConfig.from_pretrained(checkpoint_path(name))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"model {name!r} has no configuration ({str(error).strip().splitlines()[0]}): expected"
+            f" one of {', '.join([*WHEELS, TINY])}, a checkpoint's folder, or an id on the Hub"
+        ) from error
 
 
 def _load_weights(source: str, dtype: torch.dtype) -> PreTrainedModel:

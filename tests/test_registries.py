@@ -48,10 +48,11 @@ OTHERS = {
     "oracle": {"ovd_agent/cli/players.py"},
     "ovd": {
         *("ovd_agent/__init__.py", "ovd_envs/__init__.py"),
-        *("ovd_envs/cache.py", "retrieval_index/evaluate.py"),
+        *("ovd_envs/cache.py", "retrieval_index/evaluate.py", "ovd_agent/cli/doctor.py"),
     },
+    "vllm": {"ovd_agent/cli/doctor.py"},
 }
-"""Where the word is the name of a player, or of this package."""
+"""Where the word is the name of a player, or of a package."""
 
 
 def literals(path: Path) -> set[str]:

@@ -19,6 +19,7 @@ COMMANDS = {
     "compare": ("ovd_agent.cli.compare", "train arms over paired seeds and compare them"),
     "calibrate": ("ovd_agent.cli.calibrate", "measure whether a teacher's scores can be trusted"),
     "demonstrate": ("ovd_agent.cli.demonstrate", "fill a pool of demonstrations"),
+    "doctor": ("ovd_agent.cli.doctor", "what this machine has, and what is missing"),
     "report": ("ovd_agent.cli.report", "write a run's report.html again"),
     "train-scorer": ("ovd_agent.cli.train_scorer", "train a small model to judge steps"),
     "players": ("ovd_agent.cli.players", "watch scripted players, every step scored"),

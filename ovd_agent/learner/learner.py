@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean
 from typing import Literal, cast
 
@@ -17,10 +18,13 @@ from transformers import PreTrainedModel
 from ovd_agent.learner.batches import micro_batches
 from ovd_agent.learner.components import batch_losses
 from ovd_agent.learner.logprobs import LOGIT_BUDGET, check_head, vocabulary_size
+from ovd_agent.learner.memory import fitting_budget
 from ovd_agent.learner.rows import LossPer, TrainingRow, divisors
 from ovd_agent.losses import loss_components
 from ovd_agent.losses.base import LossComponent, StepTokens
 from ovd_envs.errors import OptionError
+
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -45,9 +49,9 @@ class LearnerConfig:
     rows; or "row_means", the rows and each row's own tokens, as in GRPO."""
     minibatches: int = 4
     """Optimiser steps an update; its rows, shuffled, are split among them."""
-    token_budget: int = 2048
-    """Padded tokens of one forward pass: bounds memory, changes no result. Larger micro-batches are
-    faster: small ones are dominated by per-call overhead."""
+    token_budget: int | Literal["auto"] = AUTO
+    """Padded tokens of one forward pass: bounds memory, changes no result. "auto": on a GPU as many
+    as fit its free memory, since small passes leave it idle; on a CPU 2,048."""
     logit_budget: int = LOGIT_BUDGET
     """Logits held at a time: bounds memory, changes no result."""
     gradient_checkpointing: bool = False
@@ -63,7 +67,10 @@ class LearnerConfig:
             "betas": (all(0 <= beta < 1 for beta in self.betas), "two numbers in [0, 1)"),
             "max_grad_norm": (self.max_grad_norm > 0, "> 0"),
             "minibatches": (self.minibatches >= 1, "at least 1"),
-            "token_budget": (self.token_budget >= 1, "at least 1"),
+            "token_budget": (
+                self.token_budget == AUTO or self.token_budget >= 1,
+                'at least 1, or "auto"',
+            ),
             "logit_budget": (self.logit_budget >= 1, "at least 1"),
         }
         for name, (valid, expected) in rules.items():
@@ -130,6 +137,19 @@ class Learner:
             fused=True,
         )
 
+    @cached_property
+    def token_budget(self) -> int:
+        """Tokens of one forward pass; chosen when first asked for, with the policy in memory."""
+        config = self.config
+        if config.token_budget != AUTO:
+            return config.token_budget
+        return fitting_budget(
+            self.model,
+            torch.bfloat16 if self.autocast else torch.float32,
+            config.logit_budget,
+            checkpointing=config.gradient_checkpointing,
+        )
+
     def update(
         self, rows: Sequence[TrainingRow], seed: int = 0, progress: Progress = NOT_BEGUN
     ) -> dict[str, float]:
@@ -159,7 +179,7 @@ class Learner:
             self.losses,
             # Of the whole step, so that micro-batches cannot change the loss.
             divisors(rows, self.losses, config.loss_per),
-            config.token_budget,
+            self.token_budget,
             self.model.device,
             share_prefix=config.share_prefix and not config.gradient_checkpointing,
         )

@@ -16,7 +16,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ovd_agent.algorithms import choose_algorithm
 from ovd_agent.algorithms.base import Algorithm, Checked, WithLosses
-from ovd_agent.learner.learner import Learner
+from ovd_agent.learner.learner import AUTO, Learner
+from ovd_agent.learner.memory import LEAST_BUDGET
 from ovd_agent.learner.references import FrozenModel, Wants
 from ovd_agent.lora import add_adapters
 from ovd_agent.losses import loss_components
@@ -164,12 +165,13 @@ def _references(
     dtype: torch.dtype,
 ) -> dict[str, FrozenModel]:
     found: dict[str, FrozenModel] = {}
+    chosen = config.learner.token_budget
     for name, wants in algorithm.needs.references.items():
         found[name] = FrozenModel(
             name,
             _frozen(wants, model, tokenizer),
             temperature=config.rollout.temperature,
-            token_budget=config.learner.token_budget,
+            token_budget=LEAST_BUDGET if chosen == AUTO else chosen,
             logit_budget=config.learner.logit_budget,
             autocast=dtype != torch.float32,
         )
