@@ -3,6 +3,8 @@
     .venv/bin/python benchmarks/forecast.py
 
 One update of each student in a process of its own, whose peak is that of its resident memory.
+`--gpu` measures nothing: it prints what the presets for one GPU are foreseen to take there, for
+the shapes of Qwen2.5.
 """
 
 from __future__ import annotations
@@ -14,14 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import tyro
+from gpu import SHAPES
 from record import RESULTS, surroundings, write_record
 from rich.console import Console
 from rich.table import Table
 
+from ovd_agent.cli.parse import parse
 from ovd_agent.runs.config import TrainConfig
-from ovd_agent.runs.forecast import forecast
+from ovd_agent.runs.forecast import HELPS, forecast, foreseen
 from ovd_agent.runs.logs import read_log
+from ovd_agent.runs.presets import read_preset
 
 
 @dataclass(frozen=True)
@@ -32,10 +38,13 @@ class Options:
     algorithm: str = "ovd"
     tasks_per_update: int = 8
     eval_count: int = 8
+    gpu: bool = False
     out: Path = RESULTS / "forecast.json"
 
 
 def main(options: Options) -> None:
+    if options.gpu:
+        return on_a_gpu()
     table = Table("student", "foreseen, MiB", "peak, MiB", "ratio")
     found: dict[str, Any] = {}
     for student in options.students:
@@ -59,6 +68,17 @@ def main(options: Options) -> None:
         table.add_row(student, f"{total:,.0f}", f"{peak:,.0f}", f"{total / peak:.2f}")
     Console().print(table)
     write_record(options.out, {**found, **surroundings(["torch", "transformers"])})
+
+
+def on_a_gpu() -> None:
+    table = Table("preset", "shape", *HELPS, "together", title="GiB on a GPU, foreseen")
+    for preset in ("one-gpu", "one-gpu-lora"):
+        for shape in ("0.5b", "1.5b", "7b"):
+            config = parse(TrainConfig, [], "", read_preset(preset))
+            parts = foreseen(config, SHAPES[shape](), "cuda", torch.bfloat16)
+            cells = [f"{parts[name] / 2**30:.1f}" for name in HELPS]
+            table.add_row(preset, shape, *cells, f"{sum(parts.values()) / 2**30:.1f}")
+    Console(width=140).print(table)
 
 
 def _peak(config: TrainConfig) -> float:

@@ -4,7 +4,8 @@
     ovd train --algorithm own_algorithm:RLOO --algorithm.samples 4 --out ../runs/rloo
 
 A sample's advantage is its reward minus the mean reward of the other samples of its task. The
-learner is not touched: an algorithm says what each token contributes, in rows.
+learner is not touched: an algorithm says what each token contributes, in rows. (`--algorithm rloo`
+is the same, built in.)
 """
 
 from __future__ import annotations

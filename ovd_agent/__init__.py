@@ -10,8 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ovd_agent.algorithms.base import Algorithm, Context, Needs
+    from ovd_agent.algorithms.cispo import CISPO
+    from ovd_agent.algorithms.dapo import DAPO
+    from ovd_agent.algorithms.dr_grpo import DrGRPO
     from ovd_agent.algorithms.grpo import GRPO
+    from ovd_agent.algorithms.gspo import GSPO
     from ovd_agent.algorithms.ovd import OVD, Advantage
+    from ovd_agent.algorithms.ovd_continue import OVDContinue
+    from ovd_agent.algorithms.ovd_rank import OVDRank
+    from ovd_agent.algorithms.reinforce_pp import ReinforcePP
+    from ovd_agent.algorithms.rloo import RLOO
     from ovd_agent.algorithms.rows import (
         PolicyTerm,
         imitation_row,
@@ -43,6 +51,14 @@ _HOMES = {
     **dict.fromkeys(("LossComponent", "Tokens"), "losses.base"),
     **dict.fromkeys(("RolloutConfig", "TrainConfig"), "runs.config"),
     "DemonstrationConfig": "rollouts.demonstrations",
+    "CISPO": "algorithms.cispo",
+    "DAPO": "algorithms.dapo",
+    "DrGRPO": "algorithms.dr_grpo",
+    "GSPO": "algorithms.gspo",
+    "OVDContinue": "algorithms.ovd_continue",
+    "OVDRank": "algorithms.ovd_rank",
+    "RLOO": "algorithms.rloo",
+    "ReinforcePP": "algorithms.reinforce_pp",
     "GRPO": "algorithms.grpo",
     "Group": "rollouts.group",
     "LoraConfig": "lora",
@@ -57,22 +73,30 @@ _HOMES = {
 }
 
 __all__ = [
-    "GRPO",
-    "OVD",
-    "SFT",
     "Advantage",
     "Algorithm",
+    "CISPO",
     "Context",
+    "DAPO",
     "DemonstrationConfig",
+    "DrGRPO",
+    "GRPO",
+    "GSPO",
     "Group",
     "Learner",
     "LearnerConfig",
     "LoraConfig",
     "LossComponent",
     "Needs",
+    "OVD",
+    "OVDContinue",
+    "OVDRank",
     "PolicyTerm",
+    "RLOO",
+    "ReinforcePP",
     "Rollout",
     "RolloutConfig",
+    "SFT",
     "Tokens",
     "TrainConfig",
     "Trainer",

@@ -29,16 +29,33 @@ def make_options(cls: type[T], values: Mapping[str, Any], owner: str) -> T:
     """An instance of the dataclass `cls` from `values`.
 
     Lists become tuples and strings become paths where the field says so; a mapping becomes a nested
-    dataclass. `owner` names the part in messages. Raises OptionError for an unknown option, a
-    missing one, and a value of the wrong type.
+    dataclass, whose other options are those of the field's own default. `owner` names the part in
+    messages. Raises OptionError for an unknown option, a missing one, and a value of the wrong
+    type.
     """
     hints = hints_of(cls)
     check_names(owner, values, hints)
-    found = {name: converted(value, hints[name], name) for name, value in values.items()}
-    for each in fields_of(cls):
+    fields = {each.name: each for each in fields_of(cls)}
+    found = {
+        name: converted(_completed(value, fields[name]), hints[name], name)
+        for name, value in values.items()
+    }
+    for each in fields.values():
         if each.name not in found and not _has_default(each):
             raise OptionError(f"{owner} needs the option {each.name!r}: give it a value")
     return cls(**found)
+
+
+def _completed(value: Any, field: dataclasses.Field[Any]) -> Any:
+    """A mapping with what it leaves out of a nested dataclass, which may differ from one class that
+    holds it to another."""
+    if not isinstance(value, Mapping) or field.default_factory is dataclasses.MISSING:
+        return value
+    usual = field.default_factory()
+    if not dataclasses.is_dataclass(usual):
+        return value
+    left = {each.name: getattr(usual, each.name) for each in fields_of(type(usual))}
+    return {**left, **cast("Mapping[str, Any]", value)}
 
 
 def check_names(owner: str, given: Iterable[str], known: Iterable[str]) -> None:

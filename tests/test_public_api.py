@@ -21,6 +21,7 @@ PUBLIC = {
         SearchUnavailable Task Teacher TeacherUnavailable TextEnv TextVectorEnv Turn VerbalScore
         environments make_scenario register""",
     "ovd_agent": """
+        CISPO DAPO DrGRPO GSPO OVDContinue OVDRank RLOO ReinforcePP
         Advantage Algorithm Context DemonstrationConfig GRPO Group Learner LearnerConfig LoraConfig
         LossComponent Needs OVD PolicyTerm Rollout RolloutConfig SFT Tokens TrainConfig Trainer
         TrainingRow Trajectory Wants evaluate imitation_row load_model policy_row ratio_one_row

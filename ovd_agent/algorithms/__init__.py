@@ -21,6 +21,12 @@ _CLASSES = {
     "ovd_continue": "OVDContinue",
     "ovd_rank": "OVDRank",
     "grpo": "GRPO",
+    "dr_grpo": "DrGRPO",
+    "rloo": "RLOO",
+    "dapo": "DAPO",
+    "gspo": "GSPO",
+    "cispo": "CISPO",
+    "reinforce_pp": "ReinforcePP",
     "sft": "SFT",
 }
 for _name, _class in _CLASSES.items():

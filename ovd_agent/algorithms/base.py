@@ -62,8 +62,8 @@ class Context:
 class Algorithm(Protocol):
     """A frozen dataclass, whose fields are its options.
 
-    It may also have any method of `Demonstrated`, `Continues`, `Adaptive`, `WithLosses`, `Checked`,
-    `Advises` and `Stateful`.
+    It may also have any method of `Demonstrated`, `Continues`, `Resamples`, `Adaptive`,
+    `WithLosses`, `Checked`, `Advises` and `Stateful`.
     """
 
     @property
@@ -88,6 +88,18 @@ class Continues(Protocol):
     def cuts(self, group: Group) -> Sequence[tuple[Trajectory, int]]:
         """The samples to be continued, each with the turn (from 0) before which it is cut."""
         ...
+
+
+@runtime_checkable
+class Resamples(Protocol):
+    """An algorithm that lets the student play a task again where a group teaches nothing."""
+
+    @property
+    def resample(self) -> int:
+        """How often at most."""
+        ...
+
+    def is_informative(self, group: Group) -> bool: ...
 
 
 @runtime_checkable

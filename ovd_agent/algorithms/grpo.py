@@ -1,9 +1,8 @@
 """GRPO: group-normalised advantages, clipped policy gradient (arXiv 2402.03300).
 
 The paper divides the loss of each sample by its length: `learner.loss_per = "row_means"`. The
-default, all tokens of an optimiser step, is DAPO's (arXiv 2503.14476). Without `divide_by_std` the
-advantages are those of Dr.GRPO (arXiv 2503.20783). What is not done: resampling of groups with
-equal rewards (DAPO), a length-normalised ratio (GSPO).
+default, all tokens of an optimiser step, is DAPO's (arXiv 2503.14476). Its relatives, each with its
+own defaults of these options, are `dr_grpo`, `rloo`, `dapo`, `gspo`, `cispo` and `reinforce_pp`.
 """
 
 from __future__ import annotations
@@ -42,10 +41,12 @@ class GRPO:
     def losses(self) -> Sequence[LossComponent]:
         return (self.policy.component(),)
 
+    def advantages(self, rewards: Sequence[float]) -> list[float]:
+        """Of the samples of a group."""
+        return group_advantages(rewards, divide_by_std=self.divide_by_std)
+
     def rows(self, group: Group, context: Context) -> list[TrainingRow]:
-        advantages = group_advantages(
-            [sample.reward for sample in group.played], divide_by_std=self.divide_by_std
-        )
+        advantages = self.advantages([sample.reward for sample in group.played])
         weight, kl = self.policy.weight, self.policy.kl
         return [
             policy_row(sample, [advantage] * len(sample.episode.turns), weight=weight, kl=kl)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from ovd_agent.learner.references import Wants
 from ovd_agent.learner.rows import ADVANTAGE, AUTHORS, BEHAVIOUR, Kind, TrainingRow
 from ovd_agent.losses.base import LossComponent
+from ovd_agent.losses.cispo_gradient import CISPOGradient
 from ovd_agent.losses.cross_entropy import CrossEntropy
 from ovd_agent.losses.kl import KL, START
 from ovd_agent.losses.policy_gradient import PolicyGradient
+from ovd_agent.losses.sequence_gradient import SequenceGradient
 from ovd_agent.losses.shaped import Shaped
 from ovd_agent.rollouts.trajectory import Trajectory
 from ovd_envs.errors import OptionError
@@ -32,6 +35,9 @@ class PolicyTerm:
     """And from above: 1 + clip_high."""
     max_ratio: float = 10.0
     """A larger ratio counts as this (truncated importance sampling, arXiv 1802.01561)."""
+    ratio: Literal["token", "sequence", "constant"] = "token"
+    """What is clipped: the ratio of each token (PPO), one ratio for a row (GSPO), or a constant
+    weight of each token in REINFORCE (CISPO)."""
 
     def __post_init__(self) -> None:
         if self.weight < 0 or self.kl < 0:
@@ -39,7 +45,8 @@ class PolicyTerm:
         self.component()
 
     def component(self) -> LossComponent:
-        return PolicyGradient(self.clip_low, self.clip_high, self.max_ratio)
+        kinds = {"token": PolicyGradient, "sequence": SequenceGradient, "constant": CISPOGradient}
+        return kinds[self.ratio](self.clip_low, self.clip_high, self.max_ratio)
 
     def references(self) -> dict[str, Wants]:
         return {START: Wants(KL.weight)} if self.kl > 0 else {}

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from ovd_agent.learner.batches import MicroBatch
 from ovd_agent.learner.logprobs import Measured, token_logprobs
-from ovd_agent.losses.base import LossComponent, Tokens
+from ovd_agent.losses.base import LossComponent, Tokens, row_numbers
 
 
 def batch_losses(
@@ -47,10 +47,12 @@ def batch_losses(
         of_distribution if whole else None,
     )
     found = dict(zip((loss.name for loss in whole), measured.extra))
+    rows = row_numbers([count for _, count in batch.rows], measured.logprobs.device)
     for loss in active:
         if not loss.reads_distribution:
             candidates = _columns(measured.candidates, widths, loss)
-            found[loss.name] = loss.loss(Tokens(measured.logprobs, batch.streams, candidates))
+            tokens = Tokens(measured.logprobs, batch.streams, candidates, rows=rows)
+            found[loss.name] = loss.loss(tokens)
     nothing = measured.logprobs.new_zeros(())
     return torch.stack([found.get(loss.name, nothing) for loss in losses]), measured
 

@@ -192,7 +192,7 @@ class Learner:
             losses += parts.detach()
             entropy += measured.entropies.sum()
             size += batch.size
-            step.add(measured.logprobs, batch.streams)
+            step.add(measured.logprobs, batch.streams, [count for _, count in batch.rows])
         each = dict(zip((f"{loss.name}_loss" for loss in self.losses), losses.tolist()))
         trained = sum(map(len, step.logprobs))
         return {

@@ -23,13 +23,15 @@ class Tokens:
     `streams` are those of the rows in float64; the component's weight is already multiplied by the
     copies of its row and divided by the row's divisor. `candidates` [n, K] are log-probs of
     the ids in the component's stream `candidates`, and `distribution` [n, V] those of the whole
-    vocabulary; each is None where the component does not read it.
+    vocabulary; each is None where the component does not read it. `rows` [n] says which tokens are
+    of the same row; a row is never split, but where whole distributions are read.
     """
 
     logprobs: Tensor
     streams: Mapping[str, Tensor]
     candidates: Tensor | None = None
     distribution: Tensor | None = None
+    rows: Tensor | None = None
 
     def stream(self, name: str) -> Tensor:
         """A stream in the dtype of the log-probabilities."""
@@ -86,13 +88,25 @@ class StepTokens:
 
     logprobs: list[Tensor] = field(default_factory=list[Tensor])
     streams: list[Mapping[str, Tensor]] = field(default_factory=list[Mapping[str, Tensor]])
+    rows: list[Tensor] = field(default_factory=list[Tensor])
+    count: int = 0
 
-    def add(self, logprobs: Tensor, streams: Mapping[str, Tensor]) -> None:
+    def add(self, logprobs: Tensor, streams: Mapping[str, Tensor], lengths: Sequence[int]) -> None:
+        """The tokens of a micro-batch, whose rows have these `lengths`."""
         self.logprobs.append(logprobs.detach())
         self.streams.append(streams)
+        self.rows.append(self.count + row_numbers(lengths, logprobs.device))
+        self.count += len(lengths)
 
     def joined(self, names: Sequence[str]) -> Tokens:
         if not self.logprobs:
-            return Tokens(torch.zeros(0), {name: torch.zeros(0) for name in names})
+            empty = {name: torch.zeros(0) for name in names}
+            return Tokens(torch.zeros(0), empty, rows=row_numbers([]))
         streams = {name: torch.cat([each[name] for each in self.streams]) for name in names}
-        return Tokens(torch.cat(self.logprobs), streams)
+        return Tokens(torch.cat(self.logprobs), streams, rows=torch.cat(self.rows))
+
+
+def row_numbers(lengths: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+    """0 for the tokens of the first row, 1 for those of the second, and so on."""
+    places = np.repeat(np.arange(len(lengths)), np.asarray(lengths, dtype=np.int64))
+    return torch.from_numpy(places).to(device, non_blocking=True)

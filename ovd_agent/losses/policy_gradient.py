@@ -52,8 +52,12 @@ class PolicyGradient(LossComponent):
         return row.has(self.weight) & row.has(ADVANTAGE)
 
     def loss(self, tokens: Tokens) -> Tensor:
-        weight, behaviour = self._weighted(tokens)
+        weight, behaviour = self.weighted(tokens)
         ratio = truncated_ratio(tokens.logprobs, behaviour, self.max_ratio)
+        return self.clipped(ratio, weight)
+
+    def clipped(self, ratio: Tensor, weight: Tensor) -> Tensor:
+        """- sum of min(ratio · weight, clip(ratio) · weight)."""
         clipped = ratio.clamp(1 - self.clip_low, 1 + self.clip_high)
         return -torch.minimum(ratio * weight, clipped * weight).sum()
 
@@ -64,17 +68,15 @@ class PolicyGradient(LossComponent):
         estimate of KL(behaviour || policy), `gap` the mean of |log ratio| in the first step, by
         whose weights the tokens were sampled. Ratios are 1 and the rest 0 where nothing is known.
         """
-        weight, behaviour = self._weighted(tokens)
+        weight, behaviour = self.weighted(tokens)
         known = ~behaviour.isnan() & (weight != 0)
         if not known.any():
             ratios = {"ratio_min": 1.0, "ratio_mean": 1.0, "ratio_max": 1.0}
             return {"clip_fraction": 0.0, **ratios, "kl_behaviour": 0.0, "gap": 0.0}
         logs, weight = (tokens.logprobs - behaviour)[known], weight[known]
         ratio = logs.exp()
-        above, below = ratio > 1 + self.clip_high, ratio < 1 - self.clip_low
-        removed = (above & (weight > 0)) | (below & (weight < 0))
         return {
-            "clip_fraction": float(removed.double().mean()),
+            "clip_fraction": float(self.bounded(ratio, weight).double().mean()),
             "ratio_min": float(ratio.min()),
             "ratio_mean": float(ratio.mean()),
             "ratio_max": float(ratio.max()),
@@ -82,7 +84,12 @@ class PolicyGradient(LossComponent):
             "gap": float(logs.abs().mean()),
         }
 
-    def _weighted(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+    def bounded(self, ratio: Tensor, weight: Tensor) -> Tensor:
+        """Where the clip removes the gradient."""
+        above, below = ratio > 1 + self.clip_high, ratio < 1 - self.clip_low
+        return (above & (weight > 0)) | (below & (weight < 0))
+
+    def weighted(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """Weight times advantage, whose sign it has, and the behaviour log-probabilities."""
         pg, behaviour = tokens.streams[self.weight], tokens.streams[BEHAVIOUR]
         # Elsewhere a behaviour may be anything, and an infinity times weight 0 would be NaN.

@@ -75,39 +75,44 @@ class Forecast:
 def forecast(config: TrainConfig) -> Forecast:
     """The peak of a run's own process. Raises ModelError or OptionError."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = compute_dtype(device)
-    shape = load_config(config.student)
+    parts = foreseen(config, load_config(config.student), device.type, compute_dtype(device))
+    return Forecast(parts, _libraries(), available(device), str(device))
+
+
+def foreseen(
+    config: TrainConfig, shape: PreTrainedConfig, device_type: str, dtype: torch.dtype
+) -> dict[str, int]:
+    """Bytes by part of a run with a model of this shape; no such device need be here."""
     algorithm = choose_algorithm(config.algorithm).build()
     learner = config.learner
     budget = LEAST_BUDGET if learner.token_budget == AUTO else learner.token_budget
-    length = min(config.rollout.max_length, budget)
+    length = config.rollout.max_length  # a row that is longer than the budget goes alone
+    played = POLICIES.choose(config.policy).name == IN_PROCESS
+    episodes = max(config.tasks_per_update * algorithm.needs.samples, config.eval_count)
+    # On a processor a slot that nobody played in takes no memory.
+    slots = min(config.rollout.slots, config.rollout.slots if device_type == "cuda" else episodes)
     with FakeTensorMode():
         model = fake_model(shape, config.lora)
-        weights = [parameter.numel() for parameter in model.parameters()]
-        trained = [each.numel() for each in model.parameters() if each.requires_grad]
-        played = POLICIES.choose(config.policy).name == IN_PROCESS
-        episodes = max(config.tasks_per_update * algorithm.needs.samples, config.eval_count)
-        # On a processor a slot that nobody played in takes no memory.
-        slots = (
-            config.rollout.slots if device.type == "cuda" else min(config.rollout.slots, episodes)
+        weights = sum(each.numel() for each in model.parameters())
+        trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
+        activations = activation_bytes(
+            model,
+            max(1, budget // length),
+            length,
+            dtype,
+            checkpointing=learner.gradient_checkpointing,
         )
-        parts = {
-            "weights": FLOAT * sum(weights),
-            "gradients": FLOAT * sum(trained),
-            "optimizer": 2 * FLOAT * sum(trained),
-            "references": FLOAT * sum(weights) * len(algorithm.needs.references),
-            "policy": dtype.itemsize * sum(weights) * (played and dtype != torch.float32),
-            "cache": cache_bytes(shape, slots, config.rollout.max_length, dtype) * played,
-            "activations": activation_bytes(
-                model,
-                max(1, budget // length),
-                length,
-                dtype,
-                checkpointing=learner.gradient_checkpointing,
-            ),
-            "logits": logit_bytes(shape, budget, learner.logit_budget, dtype),
-        }
-    return Forecast(parts, _libraries(), available(device), str(device))
+        cache = cache_bytes(shape, slots, config.rollout.max_length, dtype)
+    return {
+        "weights": FLOAT * weights,
+        "gradients": FLOAT * trained,
+        "optimizer": 2 * FLOAT * trained,
+        "references": FLOAT * weights * len(algorithm.needs.references),
+        "policy": dtype.itemsize * weights * (played and dtype != torch.float32),
+        "cache": cache * played,
+        "activations": activations,
+        "logits": logit_bytes(shape, budget, learner.logit_budget, dtype),
+    }
 
 
 def cache_bytes(shape: PreTrainedConfig, slots: int, length: int, dtype: torch.dtype) -> int:

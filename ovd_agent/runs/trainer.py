@@ -21,6 +21,7 @@ from ovd_agent.algorithms.base import (
     Algorithm,
     Context,
     Continues,
+    Resamples,
     Stateful,
     demonstrations_wanted,
 )
@@ -134,7 +135,7 @@ class Trainer:
         start = time.perf_counter()
         tasks = self._schedule.tasks(self.update)
         with watch("rollout"):
-            groups = self._play(tasks)
+            groups, resampled = self._play(tasks)
         algorithm, context = self.algorithm, self._context()
         if isinstance(algorithm, Adaptive):
             samples = [sample for group in groups for sample in group.samples]
@@ -152,12 +153,15 @@ class Trainer:
         self.update += 1
         teacher, seconds = self._costs.taken()
         watch.seconds["total"] = time.perf_counter() - start
+        described = describe(groups, rows, self.parts.score_levels)
+        described["student_tokens"] += resampled.get("resampled_tokens", 0)
         return {
-            **describe(groups, rows, self.parts.score_levels),
+            **described,
             "trajectory_scores": [round(each.score, 3) for each in context.judged],
             **truth_of_accepted(context.judged),
             **context.figures,
             **continued,
+            **resampled,
             "tasks": [task.id for task in tasks],
             "demonstrations_failed": failed,
             "teacher": teacher,
@@ -180,11 +184,27 @@ class Trainer:
         _check_gap(learned.get("gap", 0.0))
         return learned
 
-    def _play(self, tasks: Sequence[Task]) -> list[Group]:
-        """The student plays each task as often as the algorithm wants; one sample's place in the
-        batch does not matter, since all are drawn from one stream."""
-        samples = self.algorithm.needs.samples
+    def _play(self, tasks: Sequence[Task]) -> tuple[list[Group], dict[str, float]]:
+        """The student plays each task as often as the algorithm wants, and again where a group
+        teaches nothing to an algorithm that resamples; returns what that cost, too."""
         self.parts.policy.seed(self._seed_for("sampling"))
+        groups, algorithm = self._groups(tasks), self.algorithm
+        if not isinstance(algorithm, Resamples):
+            return groups, {}
+        again, tokens = 0, 0
+        for _ in range(algorithm.resample):
+            dull = [
+                place for place, each in enumerate(groups) if not algorithm.is_informative(each)
+            ]
+            for place, group in zip(dull, self._groups([groups[place].task for place in dull])):
+                tokens += sum(sample.written_tokens for sample in groups[place].samples)
+                groups[place] = group
+            again += len(dull)
+        return groups, {"resampled_groups": again, "resampled_tokens": tokens}
+
+    def _groups(self, tasks: Sequence[Task]) -> list[Group]:
+        """One sample's place in the batch does not matter, since all are drawn from one stream."""
+        samples = self.algorithm.needs.samples
         repeated = [task for task in tasks for _ in range(samples)]
         played = self.parts.rollout.play(repeated, temperature=self.config.rollout.temperature)
         return [

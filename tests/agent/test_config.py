@@ -22,7 +22,7 @@ from ovd_envs.scenarios import MATH
         ({"updates": 0}, "updates=0: expected at least 1"),
         ({"checkpoint_every": 0}, "checkpoint_every=0"),
         ({"lora": LoraConfig(rank=4, merge=False)}, "lora.merge=False: expected vLLM"),
-        ({"algorithm": "gpro"}, "no algorithm is called 'gpro': did you mean 'grpo'"),
+        ({"algorithm": "grpoo"}, "no algorithm is called 'grpoo': did you mean 'grpo'"),
         ({"algorithm": {"name": "ovd", "thresold": 3}}, "did you mean 'threshold'"),
         ({"algorithm": {"name": "ovd", "samples": "2"}}, "samples='2': expected an integer"),
         ({"algorithm": {"threshold": 3}}, 'expected a "name" in it'),

@@ -14,7 +14,9 @@ from ovd_agent.learner.learner import Learner, LearnerConfig
 from ovd_agent.learner.references import FrozenModel, Wants
 from ovd_agent.learner.rows import TrainingRow
 from ovd_agent.losses import loss_components
+from ovd_agent.losses.cispo_gradient import CISPOGradient
 from ovd_agent.losses.policy_gradient import PolicyGradient
+from ovd_agent.losses.sequence_gradient import SequenceGradient
 from tests.agent.tiny import VOCABULARY, tiny_model
 
 pytest.importorskip("trl", reason='pip install -e ".[dev]"')
@@ -73,13 +75,13 @@ def rows_and_batch(model, reference):
 class Trl(GRPOTrainer):
     """The loss of a GRPOTrainer without the rest of one."""
 
-    def __init__(self, model, loss_type):
-        self.model, self.loss_type, self.beta = model, loss_type, BETA
+    def __init__(self, model, loss_type, level="token", beta=BETA):
+        self.model, self.loss_type, self.beta = model, loss_type, beta
         self.args = SimpleNamespace(
             use_bias_correction_kl=True, delta=None, steps_per_generation=1, report_to=[]
         )
         self.epsilon_low, self.epsilon_high = 0.2, 0.3
-        self.importance_sampling_level = "token"
+        self.importance_sampling_level = level
         self.top_entropy_quantile, self.off_policy_mask_threshold = 1.0, None
         self.aux_loss_enabled, self.use_vllm, self._entropy_bonus_enabled = False, False, False
         self.vllm_importance_sampling_correction = False
@@ -115,9 +117,47 @@ def test_loss_and_gradients_are_those_of_trl(loss_type, loss_per, scale):
     losses = loss_components([PolicyGradient(0.2, 0.3)])
     metrics = Learner(model, LearnerConfig(loss_per=loss_per), losses=losses).backward(rows)
     assert metrics["loss"] * scale == pytest.approx(float(loss.detach()), rel=1e-6)
+    assert_gradients(model, theirs, scale)
+
+
+def assert_gradients(model, theirs, scale=1.0):
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
             torch.testing.assert_close(parameter.grad * scale, theirs[name], rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("token_budget", ["auto", 1])
+@pytest.mark.parametrize(
+    ("component", "loss_type", "level", "loss_per"),
+    [
+        (SequenceGradient(0.2, 0.3), "grpo", "sequence", "row_means"),
+        (
+            SequenceGradient(0.01, 0.01),
+            "grpo",
+            "sequence",
+            "row_means",
+        ),  # of which some are clipped
+        (CISPOGradient(clip_high=0.3), "cispo", "token", "tokens"),
+    ],
+)
+def test_other_ratios_are_those_of_trl(component, loss_type, level, loss_per, token_budget):
+    """GSPO without a KL term, since TRL gives the KL a ratio of the sequence, too; CISPO."""
+    model, reference = tiny_model().eval(), tiny_model(seed=1).eval()
+    rows, batch = rows_and_batch(model, reference)
+    for row in rows:
+        del row.streams["kl"]
+    trl = Trl(model, loss_type, level, beta=0.0)
+    trl.epsilon_low, trl.epsilon_high = component.clip_low, component.clip_high
+    if loss_type == "cispo":
+        trl.epsilon_high = 1 + component.clip_high  # which is the bound itself there
+    loss = trl._compute_loss(model, batch)
+    loss.backward()
+    theirs = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    config = LearnerConfig(loss_per=loss_per, token_budget=token_budget)
+    metrics = Learner(model, config, losses=loss_components([component])).backward(rows)
+    assert metrics["loss"] == pytest.approx(float(loss.detach()), rel=1e-6)
+    assert_gradients(model, theirs)
+    assert 0 <= metrics["clip_fraction"] <= 1
 
 
 def test_advantages_are_those_of_trl():
