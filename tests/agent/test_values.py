@@ -51,7 +51,7 @@ def trainer(tmp_path):
 
 def test_a_group_holds_samples_of_one_task(trainer):
     made = trainer(algorithm={"name": "grpo", "samples": 3})
-    groups = made._play(made._schedule.tasks(0))
+    groups, _ = made._play(made._schedule.tasks(0))
     assert len(groups) == 3
     for each in groups:
         assert [sample.episode.task for sample in each.samples] == [each.task] * 3
