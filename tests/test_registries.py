@@ -35,6 +35,8 @@ HOMES = {
     "pg": {"ovd_agent/losses/policy_gradient.py"},
     "ce": {"ovd_agent/losses/cross_entropy.py"},
     "kl": {"ovd_agent/losses/kl.py"},
+    "distill": {"ovd_agent/losses/distillation.py"},
+    "divergence": {"ovd_agent/losses/divergence.py"},
     "shaped": {"ovd_agent/losses/shaped.py", "ovd_agent/algorithms/ovd.py"},  # also a choice there
     "vllm": {
         "ovd_agent/policies/__init__.py",

@@ -28,6 +28,10 @@ _CLASSES = {
     "cispo": "CISPO",
     "reinforce_pp": "ReinforcePP",
     "sft": "SFT",
+    "opd": "OPD",
+    "vopd": "VOPD",
+    "opd_topk": "OPDTopK",
+    "gkd": "GKD",
 }
 for _name, _class in _CLASSES.items():
     ALGORITHMS.register(_name, _itself, f"ovd_agent.algorithms.{_name}:{_class}")

@@ -17,7 +17,7 @@ from ovd_agent.losses.kl import KL, START
 from ovd_agent.losses.policy_gradient import PolicyGradient
 from ovd_agent.losses.sequence_gradient import SequenceGradient
 from ovd_agent.losses.shaped import Shaped
-from ovd_agent.rollouts.trajectory import Trajectory
+from ovd_agent.rollouts.trajectory import Author, Trajectory
 from ovd_envs.errors import OptionError
 
 
@@ -67,6 +67,16 @@ def policy_row(
     return row
 
 
+def distilled_row(trajectory: Trajectory, stream: str, first: int = 0) -> TrainingRow:
+    """Weight 1 in `stream` for the student's tokens, or for the `first` of them; for the teacher's
+    where it wrote all."""
+    row = _taught(trajectory, stream, 1.0, "student" if trajectory.by("student") else "teacher")
+    row.stream(BEHAVIOUR)[:] = trajectory.logprobs
+    if first:
+        row.stream(stream)[np.flatnonzero(row.has(stream))[first:]] = 0.0
+    return row
+
+
 def imitation_row(trajectory: Trajectory, weight: float = 1.0) -> TrainingRow:
     """Cross-entropy on every token the teacher wrote; on the student's where it wrote all."""
     return _taught(trajectory, CrossEntropy.weight, weight)
@@ -111,9 +121,11 @@ def _kind(trajectory: Trajectory) -> Kind:
     return "demonstration" if trajectory.is_demonstration else "continued"
 
 
-def _taught(trajectory: Trajectory, stream: str, weight: float) -> TrainingRow:
+def _taught(
+    trajectory: Trajectory, stream: str, weight: float, author: Author | None = None
+) -> TrainingRow:
     row = row_of(trajectory)
-    author = "teacher" if trajectory.by("teacher") else "student"
+    author = author or ("teacher" if trajectory.by("teacher") else "student")
     for segment in trajectory.by(author):
         row.stream(stream)[segment.start : segment.end] = weight
     return row

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from ovd_agent.learner.batches import MicroBatch
-from ovd_agent.learner.logprobs import Measured, token_logprobs
+from ovd_agent.learner.logprobs import (
+    Measured,
+    frozen_distribution,
+    hidden_states,
+    token_logprobs,
+)
 from ovd_agent.losses.base import LossComponent, Tokens, row_numbers
 
 
@@ -19,21 +25,34 @@ def batch_losses(
     losses: Sequence[LossComponent],
     temperature: float,
     logit_budget: int,
+    references: Mapping[str, PreTrainedModel] | None = None,
 ) -> tuple[Tensor, Measured]:
     """The loss of each component [c], and what the pass measured."""
     active = [loss for loss in losses if loss.weight in batch.weighted]
     widths = _candidates(batch, active)
     whole = [loss for loss in active if loss.reads_distribution]
+    frozen = _frozen(batch, whole, references or {})
 
     def of_distribution(
         logprobs: Tensor, candidates: Tensor, distribution: Tensor, place: slice
     ) -> Tensor:
         streams = {name: stream[place] for name, stream in batch.streams.items()}
+        shown = {
+            name: frozen_distribution(model, hidden[place], temperature, distribution.shape[1])
+            for name, (model, hidden) in frozen.items()
+        }
+        # Vocabularies may be padded to different sizes.
+        size = min([distribution.shape[1], *(each.shape[1] for each in shown.values())])
+        tokens = Tokens(
+            logprobs,
+            streams,
+            distribution=distribution[:, :size],
+            targets=batch.targets[place],
+            references={name: each[:, :size] for name, each in shown.items()},
+        )
         return torch.stack(
             [
-                loss.loss(
-                    Tokens(logprobs, streams, _columns(candidates, widths, loss), distribution)
-                )
+                loss.loss(replace(tokens, candidates=_columns(candidates, widths, loss)))
                 for loss in whole
             ]
         )
@@ -55,6 +74,28 @@ def batch_losses(
             found[loss.name] = loss.loss(tokens)
     nothing = measured.logprobs.new_zeros(())
     return torch.stack([found.get(loss.name, nothing) for loss in losses]), measured
+
+
+def _frozen(
+    batch: MicroBatch,
+    whole: Sequence[LossComponent],
+    references: Mapping[str, PreTrainedModel],
+) -> dict[str, tuple[PreTrainedModel, Tensor]]:
+    """The frozen models that components read, with their hidden states at the trained positions;
+    their logits are made a few tokens at a time and never kept."""
+    found: dict[str, tuple[PreTrainedModel, Tensor]] = {}
+    for loss in whole:
+        for name in loss.reads_references:
+            if name not in references:
+                raise ValueError(
+                    f"the loss {loss.name!r} reads the distribution of a reference {name!r}: name"
+                    " it in the algorithm's needs, as Wants(..., whole=True)"
+                )
+            if name not in found:
+                with torch.no_grad():
+                    states = hidden_states(references[name], batch).flatten(0, 1)
+                found[name] = (references[name], states[batch.positions])
+    return found
 
 
 def _candidates(batch: MicroBatch, active: Sequence[LossComponent]) -> dict[str, slice]:

@@ -103,8 +103,9 @@ class Learner:
     """Trains one causal language model, whose weights are float32, in place; dropout is off.
 
     The loss of a step is the sum of its `losses`, by default every component of the table, and the
-    learner knows none of them. With `autocast`, forward passes multiply in bfloat16. `temperature`
-    is the one the rows were sampled at.
+    learner knows none of them. `references` are frozen models whose distributions they may read.
+    With `autocast`, forward passes multiply in bfloat16. `temperature` is the one the rows were
+    sampled at.
     """
 
     def __init__(
@@ -115,12 +116,14 @@ class Learner:
         losses: Sequence[LossComponent] | None = None,
         temperature: float = 1.0,
         autocast: bool = False,
+        references: Mapping[str, PreTrainedModel] | None = None,
     ) -> None:
         self.model = model.eval()
         self.config = config
         self.losses = tuple(loss_components() if losses is None else losses)
         self.temperature = temperature
         self.autocast = autocast
+        self.references = {name: each.eval() for name, each in (references or {}).items()}
         self.steps = 0
         check_head(model)
         if config.gradient_checkpointing:
@@ -186,7 +189,12 @@ class Learner:
         for batch in batches:
             with self._precision():
                 parts, measured = batch_losses(
-                    self.model, batch, self.losses, self.temperature, config.logit_budget
+                    self.model,
+                    batch,
+                    self.losses,
+                    self.temperature,
+                    config.logit_budget,
+                    self.references,
                 )
             parts.sum().backward()
             losses += parts.detach()

@@ -118,6 +118,17 @@ def hidden_states(model: PreTrainedModel, batch: MicroBatch) -> Tensor:
 
 
 @torch.no_grad()
+def frozen_distribution(
+    model: PreTrainedModel, hidden: Tensor, temperature: float, size: int
+) -> Tensor:
+    """Log-probabilities [m, V] of a frozen model's hidden states, over the first `size` ids at
+    most."""
+    logits: Tensor = _head(model)(hidden)[:, :size]
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    return (logits.to(wide) / temperature).log_softmax(-1)
+
+
+@torch.no_grad()
 def check_head(model: PreTrainedModel) -> None:
     """Raise ValueError unless the model's logits are its output head over its hidden states.
 

@@ -21,11 +21,14 @@ class Wants:
     """What an algorithm wants of a reference: log-probabilities of the ids of its rows, where the
     stream `where` is not 0. They become the stream `logprobs_NAME`.
 
-    `model` is what `--student` takes too; by default it is the student as the run began.
+    `model` is what `--student` takes too; by default it is the student as the run began. With
+    `whole` nothing is measured beforehand: a component of the loss reads the model's whole
+    distribution beside that of the student.
     """
 
     where: str
     model: str = ""
+    whole: bool = False
 
 
 @dataclass(slots=True)
@@ -44,7 +47,10 @@ class FrozenModel:
 
     @torch.no_grad()
     def measure(self, rows: Sequence[TrainingRow], wants: Wants) -> None:
-        """Fill the stream `logprobs_NAME` of every row that has a weight in `wants.where`."""
+        """Fill the stream `logprobs_NAME` of every row that has a weight in `wants.where`; nothing
+        where the loss reads the whole distribution itself."""
+        if wants.whole:
+            return
         asked = [row for row in rows if row.has(wants.where).any()]
         marked: list[TrainingRow] = []
         for row in asked:

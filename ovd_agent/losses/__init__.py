@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from ovd_agent.losses.base import LossComponent
 from ovd_agent.losses.cross_entropy import CrossEntropy
+from ovd_agent.losses.distillation import Distillation
+from ovd_agent.losses.divergence import Divergence
 from ovd_agent.losses.kl import KL
 from ovd_agent.losses.policy_gradient import PolicyGradient
 from ovd_agent.losses.shaped import Shaped
@@ -18,7 +20,7 @@ def _itself(component: LossComponent) -> LossComponent:
     return component
 
 
-for _component in (PolicyGradient, CrossEntropy, KL, Shaped):
+for _component in (PolicyGradient, CrossEntropy, KL, Shaped, Distillation, Divergence):
     LOSSES.register(_component.name, _itself, _component)
 
 

@@ -23,8 +23,10 @@ class Tokens:
     `streams` are those of the rows in float64; the component's weight is already multiplied by the
     copies of its row and divided by the row's divisor. `candidates` [n, K] are log-probs of
     the ids in the component's stream `candidates`, and `distribution` [n, V] those of the whole
-    vocabulary; each is None where the component does not read it. `rows` [n] says which tokens are
-    of the same row; a row is never split, but where whole distributions are read.
+    vocabulary; each is None where the component does not read it, and `references` are such [n, V]
+    of frozen models, without a gradient. `targets` [n] are the target ids. `rows` [n] says which
+    tokens are of the same row; it is None where whole distributions are read, a few tokens at a
+    time.
     """
 
     logprobs: Tensor
@@ -32,6 +34,8 @@ class Tokens:
     candidates: Tensor | None = None
     distribution: Tensor | None = None
     rows: Tensor | None = None
+    targets: Tensor | None = None
+    references: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     def stream(self, name: str) -> Tensor:
         """A stream in the dtype of the log-probabilities."""
@@ -60,6 +64,8 @@ class LossComponent(ABC):
     reads_distribution: ClassVar[bool] = False
     """Whether it reads log-probabilities of the whole vocabulary; it is then called for a few
     tokens at a time, so that nothing as large as the logits is kept."""
+    reads_references: ClassVar[tuple[str, ...]] = ()
+    """Frozen models whose whole distribution it reads beside the model's own."""
     reduce: ClassVar[Mapping[str, Callable[[Sequence[float]], float]]] = {}
     """How a metric of an update comes from those of its optimiser steps, where not by the mean."""
 

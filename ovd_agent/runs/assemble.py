@@ -105,6 +105,7 @@ def assemble(config: TrainConfig) -> Parts:
         losses=loss_components(algorithm.losses if isinstance(algorithm, WithLosses) else ()),
         temperature=config.rollout.temperature,
         autocast=dtype != torch.float32,
+        references={name: each.model for name, each in references.items()},
     )
     lora_rank = 0 if config.lora.merge else config.lora.rank
     student = Student(model, tokenizer, _policy(config, model, tokenizer, dtype, lora_rank), dtype)

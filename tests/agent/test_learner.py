@@ -43,6 +43,7 @@ def test_an_update_lowers_the_loss_and_reports_every_metric():
     assert learner.steps == 2
     assert set(first) == {
         *("loss", "pg_loss", "ce_loss", "kl_loss", "shaped_loss", "grad_norm", "optimizer_steps"),
+        *("distill_loss", "divergence_loss", "teacher_kl"),
         *("clip_fraction", "ratio_min", "ratio_mean", "ratio_max", "kl_behaviour", "entropy"),
         *("trained_tokens", "computed_tokens", "gap"),
     }

@@ -26,11 +26,13 @@ from ovd_agent.rollouts.rollout import Rollout
 from ovd_envs.calibration.players import careless, oracle, play
 from ovd_envs.registry import make_scenario
 
-NAMES = [*ALGORITHMS.names(), "own_algorithm:RLOO"]
+OF_TOKENS = ("opd", "vopd", "opd_topk", "gkd")
+NAMES = [*(set(ALGORITHMS.names()) - set(OF_TOKENS)), "own_algorithm:RLOO"]
+TAUGHT = [{"name": name, "teacher_model": "tiny"} for name in OF_TOKENS]
 WITH_KL = [{"name": name, "policy": {"kl": 0.1}} for name in ("ovd", "grpo")]
 
 
-@pytest.fixture(params=[*NAMES, *WITH_KL], ids=str)
+@pytest.fixture(params=[*sorted(NAMES), *WITH_KL, *TAUGHT], ids=str)
 def algorithm(request):
     return choose_algorithm(request.param).build()
 
@@ -128,9 +130,11 @@ def test_the_learner_takes_its_rows(algorithm, played):
     _, _, _, tokenizer = played
     _, rows = rows_of(algorithm, played, (0.0, 0.9))
     model, _ = tiny_model()
+    references = {name: tiny_model(seed=1)[0] for name in algorithm.needs.references}
     for name, wants in algorithm.needs.references.items():
-        FrozenModel(name, tiny_model(seed=1)[0]).measure(rows, wants)
-    metrics = Learner(model, LearnerConfig(), losses=losses_of(algorithm)).update(rows)
+        FrozenModel(name, references[name]).measure(rows, wants)
+    learner = Learner(model, LearnerConfig(), losses=losses_of(algorithm), references=references)
+    metrics = learner.update(rows)
     assert all(np.isfinite(value) for value in metrics.values())
     assert metrics["optimizer_steps"] > 0
 
