@@ -76,7 +76,8 @@ def test_losses_and_gradients_are_the_same(per: str) -> None:
     learner = Learner(model, LearnerConfig(loss_per=per, token_budget=64), temperature=0.9)
     metrics = learner.backward(rows)
     metrics["ce_loss"] += metrics.pop("shaped_loss")  # which were one figure
-    assert metrics == pytest.approx(recorded["metrics"], rel=1e-9)
+    known = {name: metrics[name] for name in recorded["metrics"]}  # there are more figures now
+    assert known == pytest.approx(recorded["metrics"], rel=1e-9)
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None
         total, norm = recorded["gradients"][name]
