@@ -28,6 +28,7 @@ _CLASSES = {
     "cispo": "CISPO",
     "reinforce_pp": "ReinforcePP",
     "sft": "SFT",
+    "luffy": "LUFFY",
     "opd": "OPD",
     "vopd": "VOPD",
     "opd_topk": "OPDTopK",

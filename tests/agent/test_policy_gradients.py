@@ -8,6 +8,7 @@ import pytest
 from ovd_agent.algorithms import choose_algorithm
 from ovd_agent.algorithms.advantages import EPSILON
 from ovd_agent.algorithms.dapo import DAPO
+from ovd_agent.algorithms.luffy import LUFFY
 from ovd_agent.algorithms.reinforce_pp import ReinforcePP
 from ovd_agent.learner.rows import ADVANTAGE
 from ovd_agent.losses.cispo_gradient import CISPOGradient
@@ -132,6 +133,22 @@ def test_only_what_teaches_nothing_is_sampled_again(tmp_path, monkeypatch):
     assert asked == [ids, ids[1:], ids[2:], ids[2:]]
     assert [group.task.id for group in found] == ids
     assert figures["resampled_groups"] == 4
+
+
+def test_luffy_counts_the_demonstration_in_the_mean():
+    task = Task("t", "q", ("a",))
+    samples = [trajectory([9], reward) for reward in (1.0, 0.0, 0.0)]
+    shown = trajectory([9], 1.0, author="teacher")
+    for each in (*samples, shown):
+        each.episode.task = task
+    rows = LUFFY(samples=3).rows(Group(task, samples, [shown]), CONTEXT)
+    assert [float(row.stream(ADVANTAGE)[row.has("pg")][0]) for row in rows[:3]] == [0.5, -0.5, -0.5]
+    assert set(rows[3].stream("shaped")[rows[3].has("shaped")]) == {0.5}
+    # Where all are right there is nothing to learn, from the demonstration neither.
+    right = Group(task, [trajectory([9], 1.0) for _ in range(3)], [shown])
+    for each in right.samples:
+        each.episode.task = task
+    assert not any(row.has("shaped").any() for row in LUFFY().rows(right, CONTEXT))
 
 
 def test_bad_options_are_refused():
