@@ -33,6 +33,7 @@ _CLASSES = {
     "vopd": "VOPD",
     "opd_topk": "OPDTopK",
     "gkd": "GKD",
+    "sod": "SOD",
 }
 for _name, _class in _CLASSES.items():
     ALGORITHMS.register(_name, _itself, f"ovd_agent.algorithms.{_name}:{_class}")

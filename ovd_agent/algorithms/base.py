@@ -62,7 +62,7 @@ class Context:
 class Algorithm(Protocol):
     """A frozen dataclass, whose fields are its options.
 
-    It may also have any method of `Demonstrated`, `Continues`, `Resamples`, `Adaptive`,
+    It may also have any method of `Demonstrated`, `Continues`, `Resamples`, `Adaptive`, `Measured`,
     `WithLosses`, `Checked`, `Advises` and `Stateful`.
     """
 
@@ -108,6 +108,15 @@ class Adaptive(Protocol):
 
     def adapted(self, samples: Sequence[Trajectory], context: Context) -> Algorithm:
         """The algorithm for this update alone."""
+        ...
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """An algorithm whose weights depend on what its references found."""
+
+    def measured(self, rows: Sequence[TrainingRow]) -> None:
+        """Change rows once their references have measured them."""
         ...
 
 

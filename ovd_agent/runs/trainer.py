@@ -21,6 +21,7 @@ from ovd_agent.algorithms.base import (
     Algorithm,
     Context,
     Continues,
+    Measured,
     Resamples,
     Stateful,
     demonstrations_wanted,
@@ -147,6 +148,8 @@ class Trainer:
             rows = [row for group in groups for row in algorithm.rows(group, context)]
             for name, wants in algorithm.needs.references.items():
                 self.parts.references[name].measure(rows, wants)
+            if isinstance(algorithm, Measured):
+                algorithm.measured(rows)
             learned = self._learn(rows)
             published = self.parts.publish()
         self._rejection = _one_rejection(context)

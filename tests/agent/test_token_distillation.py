@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from ovd_agent.algorithms.sod import SOD
 from ovd_agent.cli import main
 from ovd_agent.learner.learner import Learner, LearnerConfig
 from ovd_agent.learner.references import FrozenModel, Wants
@@ -231,7 +232,20 @@ def test_the_sampled_token_is_measured_once(monkeypatch):
     assert TEACHER_LOGPROBS not in whole[0].streams
 
 
-@pytest.mark.parametrize("name", ["opd", "vopd", "opd_topk", "gkd"])
+def test_a_turn_counts_by_its_divergence_against_the_first():
+    """Gaps of 1, 2 and 0.5 nats in three turns of two tokens."""
+    row = TrainingRow.blank(list(range(9)), "student")
+    for turn, gap in enumerate((1.0, 2.0, 0.5)):
+        where = slice(1 + 3 * turn, 3 + 3 * turn)  # with a token of the environment between them
+        row.stream("distill")[where] = 1.0
+        row.stream("behaviour")[where] = -1.0
+        row.stream(TEACHER_LOGPROBS)[where] = -1.0 - gap
+    SOD(delta=0.2).measured([row])
+    expected = [0, 1, 1, 0, 0.5, 0.5, 0, 1.2, 1.2]
+    assert row.stream("distill").tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["opd", "vopd", "opd_topk", "gkd", "sod"])
 def test_a_run_learns_from_a_teacher_of_tokens(name, tmp_path, capsys):
     words = ["train", "--student", "tiny", "--algorithm", name, "--out", str(tmp_path / "run")]
     words += ["--updates", "1", "--tasks-per-update", "2", "--eval-count", "2"]

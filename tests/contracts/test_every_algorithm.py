@@ -11,6 +11,7 @@ from ovd_agent.algorithms.base import (
     Checked,
     Context,
     Continues,
+    Measured,
     Needs,
     WithLosses,
     demonstrations_wanted,
@@ -26,7 +27,7 @@ from ovd_agent.rollouts.rollout import Rollout
 from ovd_envs.calibration.players import careless, oracle, play
 from ovd_envs.registry import make_scenario
 
-OF_TOKENS = ("opd", "vopd", "opd_topk", "gkd")
+OF_TOKENS = ("opd", "vopd", "opd_topk", "gkd", "sod")
 NAMES = [*(set(ALGORITHMS.names()) - set(OF_TOKENS)), "own_algorithm:RLOO"]
 TAUGHT = [{"name": name, "teacher_model": "tiny"} for name in OF_TOKENS]
 WITH_KL = [{"name": name, "policy": {"kl": 0.1}} for name in ("ovd", "grpo")]
@@ -133,6 +134,8 @@ def test_the_learner_takes_its_rows(algorithm, played):
     references = {name: tiny_model(seed=1)[0] for name in algorithm.needs.references}
     for name, wants in algorithm.needs.references.items():
         FrozenModel(name, references[name]).measure(rows, wants)
+    if isinstance(algorithm, Measured):
+        algorithm.measured(rows)
     learner = Learner(model, LearnerConfig(), losses=losses_of(algorithm), references=references)
     metrics = learner.update(rows)
     assert all(np.isfinite(value) for value in metrics.values())
