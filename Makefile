@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo demo-math players test test-faults lint types setup-vllm test-vllm bench-setup
+.PHONY: setup demo demo-math players test test-faults test-several lint types setup-vllm test-vllm bench-setup
 
 setup: .venv/installed
 
@@ -54,6 +54,10 @@ setup-vllm: .venv-vllm/installed
 # Real engines and weights: in this process and served, published to, killed.
 test-vllm: setup-vllm
 	.venv-vllm/bin/pytest -m vllm tests/engines
+
+# More ways to train by several processes than `test` tries.
+test-several: setup
+	$(BIN)/pytest -m several
 
 lint: setup
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ovd_agent.algorithms import ALGORITHMS
+from ovd_agent.engines import ENGINES
 from ovd_agent.losses import LOSSES
 from ovd_agent.policies import POLICIES
 from ovd_envs.registry import environments, make_scenario
@@ -43,6 +44,10 @@ HOMES = {
         "ovd_agent/policies/vllm_policy.py",
         "ovd_agent/cli/serve_model.py",
     },
+    "trl": {
+        "ovd_agent/engines/__init__.py",
+        "ovd_agent/engines/trl_run.py",
+    },  # also a folder's name
     "hashing": {"retrieval_index/encoders.py"},
     "minilm": {"retrieval_index/encoders.py"},
 }
@@ -53,6 +58,7 @@ OTHERS = {
         *("ovd_envs/cache.py", "retrieval_index/evaluate.py", "ovd_agent/cli/doctor.py"),
     },
     "vllm": {"ovd_agent/cli/doctor.py"},
+    "trl": {"ovd_agent/cli/doctor.py"},
 }
 """Where the word is the name of a player, or of a package."""
 
@@ -88,6 +94,7 @@ def test_every_name_is_looked_for() -> None:
     # "torch", "index" and "model" are words of their own, and addresses begin with "http".
     assert names - HOMES.keys() == {"model"}
     assert {*POLICIES.names()} - HOMES.keys() == {"torch", "http", "https"}
+    assert {*ENGINES.names()} - HOMES.keys() == {"local"}
     assert {*SEARCH_ENGINES.names()} - HOMES.keys() == {"index", "http", "https", "qdrant"}
 
 

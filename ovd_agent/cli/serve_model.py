@@ -44,10 +44,24 @@ class Options:
     """Tokens of the longest context."""
     slots: int = 128
     """Sequences at once."""
+    tensor_parallel: int = 1
+    """GPUs over which one copy of the model is split."""
+    data_parallel: int = 1
+    """Copies of the model behind one address; a student has one a server."""
     lora_rank: int = 0
     """Of the adapters that a student takes (`ovd train --lora.no-merge`); 0: it takes weights."""
     dtype: str | None = None
     """By default bfloat16 where the processor multiplies in it, else float32."""
+
+    def __post_init__(self) -> None:
+        for name in ("tensor_parallel", "data_parallel"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"{name}={getattr(self, name)}: expected at least 1")
+        if self.role == "student" and self.data_parallel > 1:
+            raise OptionError(
+                "data_parallel: weights reach one copy of a student; start several servers, and"
+                " give all their addresses to --policy"
+            )
 
 
 def command(options: Options) -> list[str]:
@@ -64,6 +78,9 @@ def command(options: Options) -> list[str]:
     words += ["--generation-config", "vllm", "--enable-prefix-caching"]
     if options.role == "student":
         words += ["--logprobs-mode", "processed_logprobs", "--worker-extension-cls", EXTENSION]
+    for name in ("tensor_parallel", "data_parallel"):
+        if (count := getattr(options, name)) > 1:
+            words += [f"--{name.replace('_', '-')}-size", str(count)]
     if options.lora_rank:
         words += ["--enable-lora", "--max-lora-rank", str(room_for(options.lora_rank))]
     return words + ([] if cuda else ["--enforce-eager", *whole_prompts(options.max_length)])

@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from ovd_agent.cli.parse import parse
+from ovd_agent.engines import ENGINES
 from ovd_agent.report.run import REPORT_FILE
 from ovd_agent.runs.config import TrainConfig
 from ovd_agent.runs.forecast import Forecast, forecast
 from ovd_agent.runs.presets import read_preset, take_preset
-from ovd_agent.runs.trainer import Trainer
 
 DRY_RUN = "--dry-run"
 
@@ -30,7 +30,9 @@ def main(arguments: Sequence[str]) -> int:
     config = parse(TrainConfig, rest, __doc__ or "", read_preset(preset) if preset else None)
     if dry:
         return show_forecast(forecast(config))
-    summary = Trainer(config).run()
+    summary = ENGINES.choose(config.engine).build(config).run()
+    if not summary:  # of a process that only helps
+        return 0
     before, after = summary["before"], summary["after"]
     table = Table(title=f"{summary['env']}: {before['count']} held-out tasks, greedy")
     for column in ("steps", "EM before", "EM after"):

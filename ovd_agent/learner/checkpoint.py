@@ -65,7 +65,7 @@ def save_checkpoint(
     folder: str | Path,
     model: PreTrainedModel,
     tokenizer: SavesItself,
-    learner: Learner,
+    learner: Learner | None,
     state: Mapping[str, Any],
     keep: int = 2,
     *,
@@ -76,7 +76,8 @@ def save_checkpoint(
     last `keep` and the best; return its folder.
 
     `number` names it where it is above that of the last one, as a run's update is. `state` is the
-    caller's own JSON-able state. One process may write to `folder` at a time.
+    caller's own JSON-able state. Without a learner it can be played and served, not resumed. One
+    process may write to `folder` at a time.
     """
     if keep < 1:
         raise ValueError(f"keep is {keep}, but at least 1 checkpoint must be kept")
@@ -93,7 +94,8 @@ def save_checkpoint(
         tokenizer.save_pretrained(str(temporary))
     if trained := adapters(model):
         save_file(trained, temporary / ADAPTERS_FILE)
-    save_file(learner.state_dict(), temporary / OPTIMIZER_FILE)
+    if learner is not None:
+        save_file(learner.state_dict(), temporary / OPTIMIZER_FILE)
     (temporary / "state.json").write_text(json.dumps(dict(state), allow_nan=False))
     temporary.replace(target)
     point(root, LATEST, target)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import fmean
 from typing import Literal, cast
 
 import torch
@@ -19,9 +18,10 @@ from ovd_agent.learner.batches import micro_batches
 from ovd_agent.learner.components import batch_losses
 from ovd_agent.learner.logprobs import LOGIT_BUDGET, check_head, vocabulary_size
 from ovd_agent.learner.memory import fitting_budget
+from ovd_agent.learner.meter import StepMeter, of_update
 from ovd_agent.learner.rows import LossPer, TrainingRow, divisors
 from ovd_agent.losses import loss_components
-from ovd_agent.losses.base import LossComponent, StepTokens
+from ovd_agent.losses.base import LossComponent
 from ovd_envs.errors import OptionError
 
 AUTO = "auto"
@@ -127,7 +127,7 @@ class Learner:
         self.steps = 0
         check_head(model)
         if config.gradient_checkpointing:
-            _enable_checkpointing(model)
+            enable_checkpointing(model)
         self._trained = {
             name: parameter
             for name, parameter in model.named_parameters()
@@ -167,16 +167,13 @@ class Learner:
         random.Random(seed).shuffle(order)
         parts = min(self.config.minibatches, len(order))
         steps = [self._step(order[part::parts], progress.at(part, parts)) for part in range(parts)]
-        return self._merged(steps)
+        return of_update(self.losses, steps)
 
     def backward(self, rows: Sequence[TrainingRow]) -> dict[str, float]:
         """Fill the gradients of one optimiser step without taking it; return its metrics."""
         config = self.config
         self.model.zero_grad(set_to_none=True)
-        # They stay on the device, which is not waited for in a micro-batch.
-        losses = torch.zeros(len(self.losses), dtype=torch.float64, device=self.model.device)
-        entropy = torch.zeros((), dtype=torch.float64, device=self.model.device)
-        size, step = 0, StepTokens()
+        meter = StepMeter(self.losses, self.model.device)
         batches = micro_batches(
             rows,
             self.losses,
@@ -197,38 +194,8 @@ class Learner:
                     self.references,
                 )
             parts.sum().backward()
-            losses += parts.detach()
-            entropy += measured.entropies.sum()
-            size += batch.size
-            step.add(measured.logprobs, batch.streams, [count for _, count in batch.rows])
-        each = dict(zip((f"{loss.name}_loss" for loss in self.losses), losses.tolist()))
-        trained = sum(map(len, step.logprobs))
-        return {
-            "loss": sum(each.values()),
-            **each,
-            **self._metrics(step),
-            "entropy": float(entropy) / max(1, trained),
-            "trained_tokens": float(trained),
-            "computed_tokens": float(size),
-        }
-
-    def _metrics(self, step: StepTokens) -> dict[str, float]:
-        found: dict[str, float] = {}
-        for loss in self.losses:
-            found |= loss.metrics(step.joined((loss.weight, *loss.streams)))
-        return found
-
-    def _merged(self, steps: Sequence[dict[str, float]]) -> dict[str, float]:
-        """Metrics of an update from those of its optimiser steps: means, totals and extremes."""
-        if not steps:
-            return {**self._metrics(StepTokens()), **dict.fromkeys(_TOTALS, 0.0)}
-        reduce = dict(_REDUCE)
-        for loss in self.losses:
-            reduce |= loss.reduce
-        return {
-            name: float(reduce.get(name, fmean)([step[name] for step in steps]))
-            for name in steps[0]
-        }
+            meter.add(batch, parts, measured.logprobs, measured.entropies)
+        return meter.metrics()
 
     def state_dict(self) -> dict[str, Tensor]:
         """The step count and the moments, keyed by parameter name: a flat dict of tensors."""
@@ -293,22 +260,20 @@ class Learner:
                 )
 
 
-def _enable_checkpointing(model: PreTrainedModel) -> None:
+def enable_checkpointing(model: PreTrainedModel) -> None:
     """transformers checkpoints in training mode only, where dropout would be on."""
     if hasattr(model, "activation_checkpointing_enable"):
         model.activation_checkpointing_enable()
     else:
         model.gradient_checkpointing_enable()
     model.train()
+    switch_off_dropout(model)
+
+
+def switch_off_dropout(model: PreTrainedModel) -> None:
+    """For a model in training mode: the rows were sampled without it."""
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
         if hasattr(module, "attention_dropout"):
             setattr(module, "attention_dropout", 0.0)  # noqa: B010 - a plain number of theirs
-
-
-_TOTALS = ("trained_tokens", "computed_tokens", "optimizer_steps")
-_REDUCE: dict[str, Callable[[Sequence[float]], float]] = {
-    **dict.fromkeys(_TOTALS, sum),
-    "grad_norm": max,
-}

@@ -127,20 +127,41 @@ class TrainingRow:
 LossPer = Literal["tokens", "rows", "row_means"]
 
 
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Weighted tokens, and rows that have any; a row counts as often as it has copies."""
+
+    tokens: int
+    rows: int
+
+    @classmethod
+    def of(cls, rows: Sequence[TrainingRow], losses: Sequence[LossComponent]) -> Counts:
+        counts = [(row.copies, int(row.weighted(losses).sum())) for row in rows]
+        return cls(
+            sum(copies * tokens for copies, tokens in counts),
+            sum(copies for copies, tokens in counts if tokens),
+        )
+
+
 def divisors(
-    rows: Sequence[TrainingRow], losses: Sequence[LossComponent], per: LossPer
+    rows: Sequence[TrainingRow],
+    losses: Sequence[LossComponent],
+    per: LossPer,
+    counts: Counts | None = None,
 ) -> list[float]:
     """What the loss of each row is divided by in one optimiser step.
 
     "tokens": the weighted tokens of the step (DAPO). "rows": its rows that have any. "row_means":
-    the row's own tokens times the rows, so that each row counts as its mean (GRPO's 1/|y|). A row
-    counts as often as it has copies.
+    the row's own tokens times the rows, so that each row counts as its mean (GRPO's 1/|y|).
+    `counts` are those of the whole step, where `rows` are the part of one process.
     """
-    counts = [(row.copies, int(row.weighted(losses).sum())) for row in rows]
+    whole = counts or Counts.of(rows, losses)
     if per == "tokens":
-        return [float(max(1, sum(copies * tokens for copies, tokens in counts)))] * len(rows)
-    count = float(max(1, sum(copies for copies, tokens in counts if tokens)))
-    return [count * (max(1, tokens) if per == "row_means" else 1) for _, tokens in counts]
+        return [float(max(1, whole.tokens))] * len(rows)
+    count = float(max(1, whole.rows))
+    if per == "rows":
+        return [count] * len(rows)
+    return [count * max(1, int(row.weighted(losses).sum())) for row in rows]
 
 
 def _any(masks: Sequence[NDArray[np.bool_]], size: int) -> NDArray[np.bool_]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from ovd_agent.algorithms import ALGORITHMS, DEFAULT_ALGORITHM
+from ovd_agent.engines import DEFAULT_ENGINE, ENGINES
 from ovd_agent.learner.learner import LearnerConfig
 from ovd_agent.lora import LoraConfig
 from ovd_agent.policies import DEFAULT_POLICY, IN_PROCESS, POLICIES
@@ -168,6 +169,7 @@ class TrainConfig(PlayConfig):
         **PlayConfig.PARTS,
         "algorithm": ALGORITHMS.look_up,
         "demonstrator": TEACHERS.look_up,
+        "engine": ENGINES.look_up,
     }
 
     algorithm: Any = DEFAULT_ALGORITHM
@@ -175,6 +177,9 @@ class TrainConfig(PlayConfig):
     demonstrator: Any = None
     """Who demonstrates, where it is not the teacher: a small model may score and a large one
     demonstrate."""
+    engine: Any = DEFAULT_ENGINE
+    """Where rows become weights: "local", in this process, or "trl", under `accelerate launch` on
+    several."""
     out: Path = Path("runs/train")
     """The run's folder; a run that was stopped is resumed by the same command."""
     seed: int = 0
@@ -239,6 +244,7 @@ class TrainConfig(PlayConfig):
 _TABLES: dict[str, Registry[Any]] = {
     "algorithm": ALGORITHMS,
     "demonstrator": TEACHERS,
+    "engine": ENGINES,
     "policy": POLICIES,
 }
 
@@ -284,7 +290,7 @@ def _differences(theirs: Any, ours: Any, where: str, default: Any) -> list[tuple
 
 def _defaults(record: Mapping[str, Any]) -> Mapping[str, Any]:
     """What options are where they are left out: those of the same parts."""
-    parts = {name: record[name]["name"] for name in ("env", "algorithm", "policy")}
+    parts = {name: record[name]["name"] for name in ("env", "algorithm", "policy", "engine")}
     try:
         return TrainConfig(**parts).record()
     except OptionError:  # a part that cannot be without options

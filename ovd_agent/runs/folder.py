@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,20 @@ from ovd_agent.runs.config import CONFIG_FILE
 from ovd_agent.runs.logs import REJECTIONS_FILE, read_log
 from ovd_envs.episode import Episode, read_episodes
 from ovd_envs.errors import OptionError
+from retrieval_index.files import locked
 
 SUMMARY_FILE = "summary.json"
+LOCK_FILE = ".lock"
 BEFORE_FILE, AFTER_FILE = "episodes_before.jsonl", "episodes_after.jsonl"
 FILES = (CONFIG_FILE, SUMMARY_FILE, "log.jsonl", "eval.jsonl", BEFORE_FILE, AFTER_FILE)
 
 Record = dict[str, Any]
+
+
+def held(out: Path) -> AbstractContextManager[object]:
+    """Keeps other processes from training in a run's folder. Raises OptionError if one does."""
+    sentence = f"another process is training in {out}: wait for it, or choose another --out"
+    return locked(out / LOCK_FILE, OptionError(sentence))
 
 
 @dataclass(frozen=True, slots=True)

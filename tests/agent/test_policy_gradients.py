@@ -127,8 +127,8 @@ def test_only_what_teaches_nothing_is_sampled_again(tmp_path, monkeypatch):
             Group(task, [trajectory([9], earned[task.id]), trajectory([9], 0.0)]) for task in tasks
         ]
 
-    monkeypatch.setattr(trainer, "_groups", made)
-    found, figures = trainer._play(first)
+    monkeypatch.setattr(trainer.collector, "_groups", made)
+    found, figures = trainer.collector.play(first, 0)
     ids = [task.id for task in first]
     assert asked == [ids, ids[1:], ids[2:], ids[2:]]
     assert [group.task.id for group in found] == ids

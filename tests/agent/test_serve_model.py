@@ -43,6 +43,16 @@ def test_a_teacher_is_served_as_it_is(serve_model):
     assert "--worker-extension-cls" not in found
 
 
+def test_a_teacher_may_have_several_gpus_and_copies(serve_model):
+    options = serve_model.Options(role="teacher", model="m", tensor_parallel=2, data_parallel=3)
+    found = flags(serve_model.command(options))
+    assert (found["--tensor-parallel-size"], found["--data-parallel-size"]) == ("2", "3")
+    with pytest.raises(OptionError, match="weights reach one copy of a student"):
+        serve_model.Options(data_parallel=2)
+    with pytest.raises(OptionError, match="tensor_parallel=0: expected at least 1"):
+        serve_model.Options(tensor_parallel=0)
+
+
 def test_without_vllm_one_sentence_says_what_to_do(serve_model, monkeypatch):
     monkeypatch.setattr(serve_model.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(OptionError, match="make setup-vllm"):

@@ -145,7 +145,9 @@ def test_a_demonstration_longer_than_the_student_may_play_is_none(folder, spare)
     trainer = Trainer(small(folder, "run", env=ENV | {"count": 1}))
     [shown] = trainer.parts.demonstrations.demonstrate(trainer.parts.tasks)
     length = len(trainer.parts.rollout.tokenized(shown).ids)
-    trainer.config = replace(trainer.config, rollout=RolloutConfig(max_length=length + spare))
+    trainer.collector.config = replace(
+        trainer.config, rollout=RolloutConfig(max_length=length + spare)
+    )
     assert trainer.step()["demonstrations_failed"] == -spare
 
 

@@ -17,6 +17,7 @@ from ovd_agent.policies.sampling import _nucleus
 from ovd_agent.rollouts.demonstrations import DemonstrationConfig, Demonstrations
 from ovd_agent.rollouts.group import Group, reject_and_replace
 from ovd_agent.rollouts.rollout import Rollout
+from ovd_agent.runs.collect import Share
 from ovd_agent.runs.config import RolloutConfig, TrainConfig
 from ovd_agent.runs.evaluate import pass_at
 from ovd_agent.runs.metrics import describe
@@ -51,7 +52,7 @@ def trainer(tmp_path):
 
 def test_a_group_holds_samples_of_one_task(trainer):
     made = trainer(algorithm={"name": "grpo", "samples": 3})
-    groups, _ = made._play(made._schedule.tasks(0))
+    groups, _ = made.collector.play(made.collector.tasks(0), 0)
     assert len(groups) == 3
     for each in groups:
         assert [sample.episode.task for sample in each.samples] == [each.task] * 3
@@ -60,12 +61,13 @@ def test_a_group_holds_samples_of_one_task(trainer):
 def test_runs_updates_and_purposes_have_seeds_of_their_own(trainer):
     seeds = set()
     for seed, update, purpose in itertools.product((0, 1), (0, 1), ("sampling", "rows")):
-        made = trainer(seed=seed)
-        made.update = update
-        seeds.add(made._seed_for(purpose))
-    assert len(seeds) == 8
+        collector = trainer(seed=seed).collector
+        seeds.add(collector.seed_for(purpose, update))
+        collector.share = Share(1, 2)
+        seeds.add(collector.seed_for(purpose, update))
+    assert len(seeds) == 16
     tasks = [
-        [task.id for task in trainer(seed=s)._schedule.tasks(u)] for s in (0, 1) for u in (0, 1)
+        [task.id for task in trainer(seed=s).collector.tasks(u)] for s in (0, 1) for u in (0, 1)
     ]
     assert len({tuple(each) for each in tasks}) == 4
 
