@@ -10,6 +10,8 @@ from retrieval_index.registry import Choice, Registry
 
 ALGORITHMS: Registry[Algorithm] = Registry("algorithm", "ovd.algorithms")
 DEFAULT_ALGORITHM = "ovd"
+COLD_START = "sft"
+"""What a run begins with where the student knows nothing."""
 
 
 def _itself(algorithm: Algorithm) -> Algorithm:
@@ -27,13 +29,15 @@ _CLASSES = {
     "gspo": "GSPO",
     "cispo": "CISPO",
     "reinforce_pp": "ReinforcePP",
-    "sft": "SFT",
+    COLD_START: "SFT",
     "luffy": "LUFFY",
     "opd": "OPD",
     "vopd": "VOPD",
     "opd_topk": "OPDTopK",
     "gkd": "GKD",
     "sod": "SOD",
+    "opsd": "OPSD",
+    "staged": "Staged",
 }
 for _name, _class in _CLASSES.items():
     ALGORITHMS.register(_name, _itself, f"ovd_agent.algorithms.{_name}:{_class}")

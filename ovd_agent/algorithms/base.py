@@ -52,6 +52,8 @@ class Context:
     updates: int
     score_levels: int
     tokenizer: PreTrainedTokenizerBase
+    template: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Arguments of the chat template."""
     figures: dict[str, float] = field(default_factory=dict[str, float])
     judged: list[Judged] = field(default_factory=list[Judged])
 
@@ -62,8 +64,8 @@ class Context:
 class Algorithm(Protocol):
     """A frozen dataclass, whose fields are its options.
 
-    It may also have any method of `Demonstrated`, `Continues`, `Resamples`, `Adaptive`, `Measured`,
-    `WithLosses`, `Checked`, `Advises` and `Stateful`.
+    It may also have any method of `Demonstrated`, `Continues`, `Resamples`, `Adaptive`, `Stages`,
+    `Measured`, `WithLosses`, `Checked`, `Advises` and `Stateful`.
     """
 
     @property
@@ -109,6 +111,13 @@ class Adaptive(Protocol):
     def adapted(self, samples: Sequence[Trajectory], context: Context) -> Algorithm:
         """The algorithm for this update alone."""
         ...
+
+
+@runtime_checkable
+class Stages(Protocol):
+    """An algorithm that is another one in each part of a run."""
+
+    def at(self, update: int) -> Algorithm: ...
 
 
 @runtime_checkable

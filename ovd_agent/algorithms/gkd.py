@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ovd_agent.algorithms.base import Context, Needs
-from ovd_agent.algorithms.opd import check_teacher
+from ovd_agent.algorithms.of_tokens import OfTokens
 from ovd_agent.algorithms.rows import distilled_row
 from ovd_agent.learner.references import Wants
 from ovd_agent.learner.rows import TrainingRow
@@ -27,13 +27,9 @@ from ovd_envs.errors import OptionError
 
 
 @dataclass(frozen=True)
-class GKD:
+class GKD(OfTokens):
     """Divergence to a teacher of tokens at the contexts that the student visits."""
 
-    teacher_model: str = ""
-    """The model that teaches, as `--student` takes it; with the student's tokenizer."""
-    samples: int = 2
-    """Student trajectories a task."""
     on_policy: float = 1.0
     """Share of the tasks that the student's samples teach; demonstrations teach the others."""
     kind: Literal["jsd", "skewed"] = "jsd"
@@ -43,8 +39,7 @@ class GKD:
     share of the mixture."""
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise OptionError(f"samples={self.samples}: expected at least 1")
+        super().__post_init__()
         if not 0 <= self.on_policy <= 1:
             raise OptionError(f"on_policy={self.on_policy}: expected a share in [0, 1]")
         self.component()
@@ -60,9 +55,6 @@ class GKD:
     @property
     def losses(self) -> Sequence[LossComponent]:
         return (self.component(),)
-
-    def check(self, score_levels: int) -> None:
-        check_teacher(self.teacher_model)
 
     def demonstrations(self, samples: Sequence[Trajectory]) -> int:
         return int(bool(samples) and not self._is_on_policy(samples[0].episode.task.id))

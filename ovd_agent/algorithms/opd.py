@@ -12,55 +12,92 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ovd_agent.algorithms.base import Context, Needs
+from ovd_agent.algorithms.of_tokens import OfTokens
 from ovd_agent.algorithms.rows import distilled_row
 from ovd_agent.learner.references import Wants
 from ovd_agent.learner.rows import TrainingRow
 from ovd_agent.losses.base import LossComponent
-from ovd_agent.losses.distillation import TEACHER, Distillation
+from ovd_agent.losses.distillation import TEACHER, Distillation, ScaledDistillation
+from ovd_agent.losses.divergence import Divergence
+from ovd_agent.losses.kl import START
 from ovd_agent.rollouts.group import Group
 from ovd_envs.errors import OptionError
 
 
 @dataclass(frozen=True)
-class OPD:
+class OPD(OfTokens):
     """Reverse KL to a teacher of tokens, by the log-probability of the sampled token."""
 
-    teacher_model: str = ""
-    """The model that teaches, as `--student` takes it; with the student's tokenizer."""
-    samples: int = 2
-    """Student trajectories a task."""
     first_tokens: int = 0
     """Only the student's first tokens of a trajectory are taught (arXiv 2602.15260); 0: all."""
+    reward_scale: float = 1.0
+    """What log p_teacher - log p_start counts against the KL to the student as the run began; above
+    1 the student is driven past its teacher (G-OPD, arXiv 2602.12125)."""
+    entropy_above: float = 0.0
+    """Where the teacher's entropy, in nats, is at least this, KL(teacher || student) is added
+    (arXiv 2603.07079); 0: nowhere."""
+    asymmetric: bool = False
+    """A token that the teacher finds less likely than the student is not punished; there
+    KL(teacher || student) is lowered, which says what to do instead (AOPD, arXiv 2605.06387)."""
     clip_low: float = 0.2
     """PPO's clip of the ratio to the policy that sampled, from below: 1 - clip_low."""
     clip_high: float = 0.2
     """And from above: 1 + clip_high."""
 
     def __post_init__(self) -> None:
-        if self.samples < 1 or self.first_tokens < 0:
-            raise OptionError("samples: expected at least 1; first_tokens: expected at least 0")
+        super().__post_init__()
+        if self.first_tokens < 0:
+            raise OptionError(f"first_tokens={self.first_tokens}: expected at least 0")
+        if self.reward_scale <= 0:
+            raise OptionError(f"reward_scale={self.reward_scale}: expected more than 0")
+        if self.asymmetric and self.entropy_above:
+            raise OptionError("asymmetric and entropy_above: choose one of them")
+        self.components()
+
+    def components(self) -> list[LossComponent]:
+        found: list[LossComponent] = [self.policy_gradient()]
+        if self._diverges:
+            found.append(
+                Divergence(
+                    beta=0.0, entropy_above=self.entropy_above, where_punished=self.asymmetric
+                )
+            )
+        return found
+
+    def policy_gradient(self) -> Distillation:
+        clip, praise = (self.clip_low, self.clip_high), self.asymmetric
+        if self.reward_scale == 1:
+            return Distillation(*clip, only_praise=praise)
+        return ScaledDistillation(*clip, only_praise=praise, scale=self.reward_scale)
+
+    @property
+    def _diverges(self) -> bool:
+        return self.asymmetric or self.entropy_above > 0
 
     @property
     def needs(self) -> Needs:
-        return Needs(self.samples, {TEACHER: Wants(Distillation.weight, self.teacher_model)})
+        wanted = {TEACHER: Wants(Distillation.weight, self.teacher_model)}
+        if self.reward_scale != 1:
+            wanted[START] = Wants(Distillation.weight)
+        return Needs(self.samples, wanted)
 
     @property
     def losses(self) -> Sequence[LossComponent]:
-        return (Distillation(self.clip_low, self.clip_high),)
+        return self.components()
 
     def check(self, score_levels: int) -> None:
-        check_teacher(self.teacher_model)
+        super().check(score_levels)
+        if self._diverges and self.needs.references[TEACHER].served:
+            raise OptionError(
+                "entropy_above and asymmetric read the teacher's whole distribution, which a server"
+                " does not send: give a model in this process as teacher_model"
+            )
 
     def rows(self, group: Group, context: Context) -> list[TrainingRow]:
-        return [
+        rows = [
             distilled_row(sample, Distillation.weight, self.first_tokens) for sample in group.played
         ]
-
-
-def check_teacher(teacher: str) -> None:
-    """Raise OptionError where no teacher of tokens is named."""
-    if not teacher:
-        raise OptionError(
-            "algorithm.teacher_model is not given: name the model whose token probabilities teach,"
-            " as --student takes it (a checkpoint's or run's folder, or an id on the Hub)"
-        )
+        if self._diverges:
+            for row in rows:
+                row.stream(Divergence.weight)[:] = row.stream(Distillation.weight)
+        return rows

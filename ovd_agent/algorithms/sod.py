@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ovd_agent.algorithms.advantages import group_advantages
 from ovd_agent.algorithms.base import Context, Needs
-from ovd_agent.algorithms.opd import check_teacher
+from ovd_agent.algorithms.of_tokens import OfTokens
 from ovd_agent.algorithms.rows import PolicyTerm, distilled_row, policy_row
 from ovd_agent.learner.references import Wants
 from ovd_agent.learner.rows import BEHAVIOUR, TrainingRow
@@ -32,11 +32,9 @@ SMALLEST = 1e-6
 
 
 @dataclass(frozen=True)
-class SOD:
+class SOD(OfTokens):
     """GRPO and single-sample distillation, weighted turn by turn."""
 
-    teacher_model: str = ""
-    """The model that teaches, as `--student` takes it; with the student's tokenizer."""
     samples: int = 4
     """Student trajectories a task: a group."""
     delta: float = 0.2
@@ -58,9 +56,6 @@ class SOD:
             self.policy.component(),
             Distillation(self.policy.clip_low, self.policy.clip_high, self.policy.max_ratio),
         )
-
-    def check(self, score_levels: int) -> None:
-        check_teacher(self.teacher_model)
 
     def rows(self, group: Group, context: Context) -> list[TrainingRow]:
         advantages = group_advantages([sample.reward for sample in group.played])

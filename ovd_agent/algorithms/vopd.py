@@ -8,14 +8,13 @@ tokens at a time and not kept.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ovd_agent.algorithms.base import Needs
 from ovd_agent.algorithms.opd import OPD
 from ovd_agent.learner.references import Wants
-from ovd_agent.losses.base import LossComponent
 from ovd_agent.losses.distillation import TEACHER, BaselinedDistillation
+from ovd_envs.errors import OptionError
 
 
 @dataclass(frozen=True)
@@ -30,6 +29,12 @@ class VOPD(OPD):
         wants = Wants(BaselinedDistillation.weight, self.teacher_model, whole=True)
         return Needs(self.samples, {TEACHER: wants})
 
-    @property
-    def losses(self) -> Sequence[LossComponent]:
-        return (BaselinedDistillation(self.clip_low, self.clip_high, k=self.k),)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.reward_scale != 1 or self.asymmetric:
+            raise OptionError(
+                "reward_scale and asymmetric: expected none of them beside a baseline"
+            )
+
+    def policy_gradient(self) -> BaselinedDistillation:
+        return BaselinedDistillation(self.clip_low, self.clip_high, k=self.k)

@@ -1,18 +1,21 @@
-"""Frozen models that an algorithm may ask: what would the student have been at the start?"""
+"""Models that an algorithm may ask and that are never trained: what would the student have been at
+the start, what does a teacher of tokens say?"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from ovd_agent.learner.batches import micro_batches
 from ovd_agent.learner.logprobs import LOGIT_BUDGET, token_logprobs
-from ovd_agent.learner.rows import TrainingRow
+from ovd_agent.learner.rows import AUTHORS, TrainingRow
 from ovd_agent.losses.cross_entropy import CrossEntropy
 
 
@@ -21,19 +24,65 @@ class Wants:
     """What an algorithm wants of a reference: log-probabilities of the ids of its rows, where the
     stream `where` is not 0. They become the stream `logprobs_NAME`.
 
-    `model` is what `--student` takes too; by default it is the student as the run began. With
-    `whole` nothing is measured beforehand: a component of the loss reads the model's whole
-    distribution beside that of the student.
+    `model` is what `--student` takes too, or the address of a server, `MODEL@http://HOST:PORT`; by
+    default it is the student as the run began. With `whole` nothing is measured beforehand: a
+    component of the loss reads the model's whole distribution beside that of the student. With
+    `told` the reference reads a row's `told` in place of its prompt.
     """
 
     where: str
     model: str = ""
     whole: bool = False
+    told: bool = False
+
+    @property
+    def served(self) -> bool:
+        return "://" in self.model
+
+
+class Reference(Protocol):
+    """Something that measures log-probabilities."""
+
+    def measure(self, rows: Sequence[TrainingRow], wants: Wants) -> int:
+        """Fill the stream `logprobs_NAME` of every row that has a weight in `wants.where`; nothing
+        where the loss reads the whole distribution itself.
+
+        A row that could not be measured loses its weight there; returns how many did.
+        """
+        ...
+
+
+@dataclass(slots=True)
+class Asked:
+    """A row as a reference reads it: `ids`, and the `places` in them whose log-probabilities are
+    wanted."""
+
+    row: TrainingRow
+    ids: list[int]
+    places: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, rows: Sequence[TrainingRow], wants: Wants) -> list[Asked]:
+        """The rows that have a weight there."""
+        found: list[Asked] = []
+        for row in rows:
+            places = np.flatnonzero(row.has(wants.where))
+            if len(places):
+                prompt = int((row.authors == AUTHORS.index("prompt")).sum()) if wants.told else 0
+                ids = row.told + row.ids[prompt:] if wants.told else row.ids
+                found.append(cls(row, ids, places + len(ids) - len(row.ids)))
+        return found
+
+    def fill(self, name: str, logprobs: NDArray[np.float64]) -> None:
+        """Write what was measured, one number for each of `places`."""
+        stream = np.zeros(len(self.row.ids))
+        stream[self.places - len(self.ids) + len(self.row.ids)] = logprobs
+        self.row.streams[f"logprobs_{name}"] = stream
 
 
 @dataclass(slots=True)
 class FrozenModel:
-    """A reference: a model that is asked and never trained."""
+    """A reference in this process."""
 
     name: str
     model: PreTrainedModel
@@ -46,16 +95,14 @@ class FrozenModel:
         self.model.eval()  # without dropout
 
     @torch.no_grad()
-    def measure(self, rows: Sequence[TrainingRow], wants: Wants) -> None:
-        """Fill the stream `logprobs_NAME` of every row that has a weight in `wants.where`; nothing
-        where the loss reads the whole distribution itself."""
+    def measure(self, rows: Sequence[TrainingRow], wants: Wants) -> int:
         if wants.whole:
-            return
-        asked = [row for row in rows if row.has(wants.where).any()]
+            return 0
+        asked = Asked.of(rows, wants)
         marked: list[TrainingRow] = []
-        for row in asked:
-            mark = TrainingRow.blank(row.ids, "demonstration")
-            mark.stream(CrossEntropy.weight)[:] = row.has(wants.where)
+        for each in asked:
+            mark = TrainingRow.blank(each.ids, "demonstration")
+            mark.stream(CrossEntropy.weight)[each.places] = 1.0
             marked.append(mark)
         device = self.model.device
         precision = torch.autocast(device.type, torch.bfloat16) if self.autocast else nullcontext()
@@ -66,7 +113,6 @@ class FrozenModel:
                 measured = token_logprobs(self.model, batch, self.temperature, self.logit_budget)
             found = measured.logprobs.double().cpu().numpy()
             for index, count in batch.rows:
-                row, (values, found) = asked[index], (found[:count], found[count:])
-                stream = np.zeros(len(row.ids))
-                stream[row.has(wants.where)] = values
-                row.streams[f"logprobs_{self.name}"] = stream
+                values, found = found[:count], found[count:]
+                asked[index].fill(self.name, values)
+        return 0

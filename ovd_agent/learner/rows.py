@@ -31,7 +31,8 @@ class TrainingRow:
     token out of it. Index t says something of the prediction *of* `ids[t]`; index 0 is never
     predicted. `authors` [n] says who wrote each id, as an index of AUTHORS: a row may begin with
     the student's tokens and go on with the teacher's. A row counts `copies` times, in the loss and
-    in the divisor, and is computed once. `group` and `version` say where it came from.
+    in the divisor, and is computed once. `group` and `version` say where it came from. `told` are
+    ids that a reference may read in place of the prompt: a prompt that tells more.
     """
 
     ids: list[int]
@@ -41,6 +42,7 @@ class TrainingRow:
     copies: int = 1
     group: str = ""
     version: int = 0
+    told: list[int] = field(default_factory=list[int])
 
     @classmethod
     def blank(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ovd_agent.learner.rows import BEHAVIOUR, TrainingRow
 from ovd_agent.losses.base import Tokens
+from ovd_agent.losses.kl import REFERENCE_LOGPROBS
 from ovd_agent.losses.policy_gradient import PolicyGradient
 from ovd_envs.errors import OptionError
 
@@ -26,13 +27,15 @@ TEACHER_LOGPROBS = f"logprobs_{TEACHER}"
 @dataclass(frozen=True)
 class Distillation(PolicyGradient):
     """- sum of distill · min(ratio · A, clip(ratio) · A), A = log p_teacher - log p of the token
-    that was sampled, without a gradient."""
+    that was sampled, without a gradient. With `only_praise` a negative A counts 0."""
 
     name = "distill"
     weight = "distill"
     streams = (TEACHER_LOGPROBS, BEHAVIOUR)
     required = (TEACHER_LOGPROBS,)
     reduce = {}  # noqa: RUF012
+
+    only_praise: bool = False
 
     def trained(self, row: TrainingRow) -> NDArray[np.bool_]:
         return row.has(self.weight)
@@ -41,7 +44,10 @@ class Distillation(PolicyGradient):
         """Weight times advantage, and the behaviour log-probabilities."""
         weight = tokens.stream(self.weight)
         # Elsewhere nothing is known, and an infinity times weight 0 would be NaN.
-        advantage = torch.where(weight != 0, self.advantage(tokens).to(weight.dtype), 0.0)
+        advantage = self.advantage(tokens).to(weight.dtype)
+        if self.only_praise:
+            advantage = advantage.clamp(min=0)
+        advantage = torch.where(weight != 0, advantage, 0.0)
         behaviour = torch.where(weight != 0, tokens.stream(BEHAVIOUR), torch.nan)
         return weight * advantage, behaviour
 
@@ -53,7 +59,24 @@ class Distillation(PolicyGradient):
         weighted = tokens.streams[self.weight] != 0
         if not weighted.any():
             return {"teacher_kl": 0.0}
-        return {"teacher_kl": -float(self.advantage(tokens)[weighted].mean())}
+        gaps = tokens.logprobs.detach() - tokens.stream(TEACHER_LOGPROBS)
+        return {"teacher_kl": float(gaps[weighted].mean())}
+
+
+@dataclass(frozen=True)
+class ScaledDistillation(Distillation):
+    """The same with A = scale · (log p_teacher - log p_start) - (log p - log p_start), where start
+    is the student as the run began (G-OPD, arXiv 2602.12125)."""
+
+    streams = (TEACHER_LOGPROBS, REFERENCE_LOGPROBS, BEHAVIOUR)
+    required = (TEACHER_LOGPROBS, REFERENCE_LOGPROBS)
+
+    scale: float = 1.0
+
+    def advantage(self, tokens: Tokens) -> Tensor:
+        teacher, own = tokens.stream(TEACHER_LOGPROBS), tokens.logprobs.detach()
+        start = tokens.stream(REFERENCE_LOGPROBS)
+        return self.scale * (teacher - start) - (own - start)
 
 
 @dataclass(frozen=True)

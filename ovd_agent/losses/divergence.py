@@ -38,12 +38,18 @@ class Divergence(LossComponent):
     """Tokens that are told apart; 0: all."""
     of: Literal["student", "teacher"] = "student"
     """Whose `k` most likely tokens."""
+    entropy_above: float = 0.0
+    """Only where the teacher's entropy, in nats, is at least this; 0: everywhere."""
+    where_punished: bool = False
+    """Only where the teacher finds the token less likely than the student does."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.beta <= 1:
             raise OptionError(f"beta={self.beta}: expected a number in [0, 1]")
-        if self.k < 0:
-            raise OptionError(f"k={self.k}: expected at least 0, which is all")
+        if self.k < 0 or self.entropy_above < 0:
+            raise OptionError(
+                f"k={self.k}, entropy_above={self.entropy_above}: expected at least 0, which is all"
+            )
 
     def loss(self, tokens: Tokens) -> Tensor:
         assert tokens.distribution is not None
@@ -52,8 +58,19 @@ class Divergence(LossComponent):
             chosen = student.detach() if self.of == "student" else teacher
             places = chosen.topk(self.k, dim=1).indices
             student, teacher = bucketed(student, places), bucketed(teacher, places)
-        weight = tokens.stream(self.weight)
+        weight = tokens.stream(self.weight) * self._counted(tokens)
         return (weight * self.between(teacher, student)).sum()
+
+    def _counted(self, tokens: Tokens) -> Tensor:
+        """1 for the tokens that count [n], else 0."""
+        teacher = tokens.references[TEACHER]
+        counted = torch.ones_like(tokens.logprobs, requires_grad=False)
+        if self.entropy_above:
+            counted *= -(teacher.exp() * teacher).sum(1) >= self.entropy_above
+        if self.where_punished:
+            assert tokens.targets is not None
+            counted *= teacher.gather(1, tokens.targets[:, None])[:, 0] <= tokens.logprobs
+        return counted
 
     def between(self, teacher: Tensor, student: Tensor) -> Tensor:
         """Of log-probabilities [n, V], as [n]."""

@@ -18,7 +18,8 @@ from ovd_agent.algorithms import choose_algorithm
 from ovd_agent.algorithms.base import Algorithm, Checked, WithLosses
 from ovd_agent.learner.learner import AUTO, Learner
 from ovd_agent.learner.memory import LEAST_BUDGET
-from ovd_agent.learner.references import FrozenModel, Wants
+from ovd_agent.learner.references import FrozenModel, Reference, Wants
+from ovd_agent.learner.served_reference import ServedModel
 from ovd_agent.lora import add_adapters
 from ovd_agent.losses import loss_components
 from ovd_agent.models import compute_dtype, load_model, student_path
@@ -61,7 +62,7 @@ class Parts:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     learner: Learner
-    references: Mapping[str, FrozenModel]
+    references: Mapping[str, Reference]
     policy: TrainedPolicy
     rollout: Rollout
     evaluation: Rollout
@@ -105,7 +106,9 @@ def assemble(config: TrainConfig) -> Parts:
         losses=loss_components(algorithm.losses if isinstance(algorithm, WithLosses) else ()),
         temperature=config.rollout.temperature,
         autocast=dtype != torch.float32,
-        references={name: each.model for name, each in references.items()},
+        references={
+            name: each.model for name, each in references.items() if isinstance(each, FrozenModel)
+        },
     )
     lora_rank = 0 if config.lora.merge else config.lora.rank
     student = Student(model, tokenizer, _policy(config, model, tokenizer, dtype, lora_rank), dtype)
@@ -164,10 +167,19 @@ def _references(
     tokenizer: PreTrainedTokenizerBase,
     config: TrainConfig,
     dtype: torch.dtype,
-) -> dict[str, FrozenModel]:
-    found: dict[str, FrozenModel] = {}
+) -> dict[str, Reference]:
+    found: dict[str, Reference] = {}
     chosen = config.learner.token_budget
     for name, wants in algorithm.needs.references.items():
+        if wants.served:
+            if wants.whole:
+                raise OptionError(
+                    f"teacher_model={wants.model!r}: a server says the probability of sampled"
+                    " tokens only, and this algorithm reads whole distributions; give a model in"
+                    " this process, or choose an algorithm that reads one number a token"
+                )
+            found[name] = ServedModel(name, wants.model, tokenizer)
+            continue
         found[name] = FrozenModel(
             name,
             _frozen(wants, model, tokenizer),

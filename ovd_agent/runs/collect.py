@@ -21,6 +21,7 @@ from ovd_agent.algorithms.base import (
     Continues,
     Measured,
     Resamples,
+    Stages,
     demonstrations_wanted,
 )
 from ovd_agent.learner.rows import TrainingRow
@@ -97,7 +98,7 @@ class Collector:
         tasks = self.tasks(update)
         with watch("rollout"):
             groups, resampled = self.play(tasks, update)
-        algorithm, context = self.algorithm, self._context(update)
+        algorithm, context = self.algorithm_at(update), self._context(update)
         if isinstance(algorithm, Adaptive):
             samples = [sample for group in groups for sample in group.samples]
             algorithm = algorithm.adapted(samples, context)
@@ -106,8 +107,10 @@ class Collector:
             continued = self._continue(groups, algorithm)
         with watch("learn"):
             rows = [row for group in groups for row in algorithm.rows(group, context)]
-            for name, wants in algorithm.needs.references.items():
+            unmeasured = sum(
                 self.parts.references[name].measure(rows, wants)
+                for name, wants in algorithm.needs.references.items()
+            )
             if isinstance(algorithm, Measured):
                 algorithm.measured(rows)
         described = describe(groups, rows, self.parts.score_levels)
@@ -121,11 +124,16 @@ class Collector:
             **resampled,
             "tasks": [task.id for task in tasks],
             "demonstrations_failed": failed,
+            "rows_unmeasured": unmeasured,
         }
         return Collected(rows, figures, context)
 
     def tasks(self, update: int) -> list[Task]:
         return self.share.of(self._schedule.tasks(update))
+
+    def algorithm_at(self, update: int) -> Algorithm:
+        algorithm = self.algorithm
+        return algorithm.at(update) if isinstance(algorithm, Stages) else algorithm
 
     def seed_for(self, purpose: str, update: int) -> int:
         """A random seed for one purpose in an update, the same whenever the run is resumed."""
@@ -136,7 +144,9 @@ class Collector:
         """The student plays each task as often as the algorithm wants, and again where a group
         teaches nothing to an algorithm that resamples; returns what that cost, too."""
         self.parts.policy.seed(self.seed_for("sampling", update))
-        groups, algorithm = self._groups(tasks), self.algorithm
+        algorithm = self.algorithm_at(update)
+        samples = algorithm.needs.samples
+        groups = self._groups(tasks, samples)
         if not isinstance(algorithm, Resamples):
             return groups, {}
         again, tokens = 0, 0
@@ -144,7 +154,8 @@ class Collector:
             dull = [
                 place for place, each in enumerate(groups) if not algorithm.is_informative(each)
             ]
-            for place, group in zip(dull, self._groups([groups[place].task for place in dull])):
+            again_tasks = [groups[place].task for place in dull]
+            for place, group in zip(dull, self._groups(again_tasks, samples)):
                 tokens += sum(sample.written_tokens for sample in groups[place].samples)
                 groups[place] = group
             again += len(dull)
@@ -152,11 +163,11 @@ class Collector:
 
     def _context(self, update: int) -> Context:
         levels, tokenizer = self.parts.score_levels, self.parts.tokenizer
-        return Context(update, self.config.updates, levels, tokenizer)
+        template = self.config.rollout.template()
+        return Context(update, self.config.updates, levels, tokenizer, template)
 
-    def _groups(self, tasks: Sequence[Task]) -> list[Group]:
+    def _groups(self, tasks: Sequence[Task], samples: int) -> list[Group]:
         """One sample's place in the batch does not matter, since all are drawn from one stream."""
-        samples = self.algorithm.needs.samples
         repeated = [task for task in tasks for _ in range(samples)]
         played = self.parts.rollout.play(repeated, temperature=self.config.rollout.temperature)
         return [
@@ -172,7 +183,7 @@ class Collector:
             for group in groups
             for _ in range(demonstrations_wanted(algorithm, group.samples))
         ]
-        needs = self.algorithm.needs
+        needs = algorithm.needs
         shown = self.parts.demonstrations.demonstrate(
             [group.task for group in wanted],
             scored=needs.demonstration_scores,

@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import PreTrainedConfig
 
 from ovd_agent.algorithms import choose_algorithm
+from ovd_agent.algorithms.base import Algorithm
 from ovd_agent.learner.learner import AUTO
 from ovd_agent.learner.memory import (
     FLOAT,
@@ -107,12 +108,17 @@ def foreseen(
         "weights": FLOAT * weights,
         "gradients": FLOAT * trained,
         "optimizer": 2 * FLOAT * trained,
-        "references": FLOAT * weights * len(algorithm.needs.references),
+        "references": FLOAT * weights * _models_beside(algorithm),
         "policy": dtype.itemsize * weights * (played and dtype != torch.float32),
         "cache": cache * played,
         "activations": activations,
         "logits": logit_bytes(shape, budget, learner.logit_budget, dtype),
     }
+
+
+def _models_beside(algorithm: Algorithm) -> int:
+    """Frozen models in this process."""
+    return sum(not wants.served for wants in algorithm.needs.references.values())
 
 
 def cache_bytes(shape: PreTrainedConfig, slots: int, length: int, dtype: torch.dtype) -> int:

@@ -32,6 +32,7 @@ class StudentServer(ThreadingHTTPServer):
         self.sockets = []
         self.base, self.adapters = copy.deepcopy(model), None
         self.dead = False
+        self.prompts, self.prompt_plan = [], lambda number: None
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     @property
@@ -147,6 +148,9 @@ class Handler(BaseHTTPRequestHandler):
             self._send(self.server.load_adapters(body), b"Success")
         elif self.path == "/v1/unload_lora_adapter":
             self._send(self.server.unload_adapters(body), b"Success")
+        elif self.path == "/tokenize":
+            ids = self.server.tokenizer.encode(body["prompt"], add_special_tokens=False)
+            self._send(200, json.dumps({"tokens": ids}).encode())
         else:
             self._completion(body)
 
@@ -158,6 +162,10 @@ class Handler(BaseHTTPRequestHandler):
                 server.bodies.append(body)
                 fault = server.plan(number)
                 server.faults += [fault] if fault else []
+        else:
+            with server.lock:
+                fault = server.prompt_plan(len(server.prompts))
+                server.prompts.append(body["prompt"])
         if fault == "die":
             threading.Thread(target=server.die).start()
             self.close_connection = True

@@ -118,7 +118,8 @@ def test_only_what_teaches_nothing_is_sampled_again(tmp_path, monkeypatch):
     asked: list[list[str]] = []
     first = trainer.parts.tasks[:3]
 
-    def made(tasks):
+    def made(tasks, samples):
+        assert samples == 2
         asked.append([task.id for task in tasks])
         # The first task differs at once, the second when it is asked again, the third never.
         rounds = len(asked)

@@ -13,6 +13,7 @@ from ovd_agent.algorithms.base import (
     Continues,
     Measured,
     Needs,
+    Stages,
     WithLosses,
     demonstrations_wanted,
 )
@@ -27,7 +28,7 @@ from ovd_agent.rollouts.rollout import Rollout
 from ovd_envs.calibration.players import careless, oracle, play
 from ovd_envs.registry import make_scenario
 
-OF_TOKENS = ("opd", "vopd", "opd_topk", "gkd", "sod")
+OF_TOKENS = ("opd", "vopd", "opd_topk", "gkd", "sod", "opsd")
 NAMES = [*(set(ALGORITHMS.names()) - set(OF_TOKENS)), "own_algorithm:RLOO"]
 TAUGHT = [{"name": name, "teacher_model": "tiny"} for name in OF_TOKENS]
 WITH_KL = [{"name": name, "policy": {"kl": 0.1}} for name in ("ovd", "grpo")]
@@ -68,6 +69,7 @@ def played():
 def rows_of(algorithm, played, shares, *, demonstrated=True):
     tasks, make, _, tokenizer = played
     context = Context(0, 4, 10, tokenizer)
+    algorithm = algorithm.at(0) if isinstance(algorithm, Stages) else algorithm
     count = algorithm.needs.samples
     groups = [
         Group(
