@@ -23,10 +23,11 @@ from rich.table import Table
 
 from ovd_envs.calibration.calibrate import KindCalibration, calibrate, known_steps
 from ovd_envs.episode import Episode, VerbalScore
+from ovd_envs.llm.forms import Wish
+from ovd_envs.llm.text import Messages
 from ovd_envs.registry import make_scenario
 from ovd_envs.teachers.base import ScoreRequest, Teacher
-from ovd_envs.teachers.llm.forms import Wish
-from ovd_envs.teachers.llm.prompts import VERSION, Messages, score_messages
+from ovd_envs.teachers.llm.prompts import VERSION, score_messages
 from ovd_envs.teachers.llm.teacher import LLMOptions, LLMTeacher, ScorePrompt, connect
 from retrieval_index.options import plain as as_json
 

@@ -92,6 +92,10 @@ class Scenario(ABC):
     @abstractmethod
     def grade(self, task: Task, answer: str) -> Grade: ...
 
+    def pace(self, share: float) -> dict[str, float]:
+        """Told before each update which share of a run is done; returns figures for the log."""
+        return {}
+
     def tools(self) -> list[Mapping[str, Any]]:
         """Schemas of the tools that an action may call, for chat templates and APIs."""
         return [ANSWER_TOOL]

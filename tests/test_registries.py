@@ -48,11 +48,13 @@ HOMES = {
         "ovd_agent/engines/__init__.py",
         "ovd_agent/engines/trl_run.py",
     },  # also a folder's name
+    "simulated": {"ovd_envs/search/__init__.py"},
+    "environment_agent": {"ovd_envs/teachers/__init__.py"},
     "hashing": {"retrieval_index/encoders.py"},
     "minilm": {"retrieval_index/encoders.py"},
 }
 OTHERS = {
-    "oracle": {"ovd_agent/cli/players.py"},
+    "oracle": {"ovd_agent/cli/players.py", "ovd_envs/search/simulated/engine.py"},
     "ovd": {
         *("ovd_agent/__init__.py", "ovd_envs/__init__.py"),
         *("ovd_envs/cache.py", "retrieval_index/evaluate.py", "ovd_agent/cli/doctor.py"),

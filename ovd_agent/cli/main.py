@@ -18,6 +18,7 @@ COMMANDS = {
     "play": ("ovd_agent.cli.play", "watch a student play, or play yourself"),
     "compare": ("ovd_agent.cli.compare", "train arms over paired seeds and compare them"),
     "calibrate": ("ovd_agent.cli.calibrate", "measure whether a teacher's scores can be trusted"),
+    "check-search": ("ovd_agent.cli.check_search", "does a search engine give answers away?"),
     "demonstrate": ("ovd_agent.cli.demonstrate", "fill a pool of demonstrations"),
     "doctor": ("ovd_agent.cli.doctor", "what this machine has, and what is missing"),
     "report": ("ovd_agent.cli.report", "write a run's report.html again"),

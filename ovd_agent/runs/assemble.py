@@ -89,7 +89,7 @@ class Parts:
 def assemble(config: TrainConfig) -> Parts:
     """Build the parts. Raises OptionError or ModelError, before anything is trained."""
     scenario, tasks = config.environment().build()
-    held_out = config.held_out(config.eval_count, teacher=None, reward="outcome").build()[1]
+    unseen, held_out = config.held_out(config.eval_count, teacher=None, reward="outcome").build()
     algorithm = choose_algorithm(config.algorithm).build()
     if isinstance(algorithm, Checked):
         algorithm.check(scenario.options.score_levels)
@@ -115,6 +115,8 @@ def assemble(config: TrainConfig) -> Parts:
     rollout = _rollout(config, scenario, student, overlap=config.overlaps())
     rollout.check_prompts([*tasks, *held_out])
     played = scenario if config.scores_held_out() else scenario.unscored()
+    if config.eval_search is not None:
+        played = unseen
     judged, demonstrator = scenario, None
     if config.demonstrator is not None:
         shown = config.environment(teacher=config.demonstrator).build()[0]

@@ -96,6 +96,7 @@ class Collector:
     def collect(self, update: int, watch: Stopwatch) -> Collected:
         """Everything of update number `update` except the learning."""
         tasks = self.tasks(update)
+        paced = self.parts.rollout.scenario.pace(update / self.config.updates)
         with watch("rollout"):
             groups, resampled = self.play(tasks, update)
         algorithm, context = self.algorithm_at(update), self._context(update)
@@ -122,6 +123,7 @@ class Collector:
             **context.figures,
             **continued,
             **resampled,
+            **paced,
             "tasks": [task.id for task in tasks],
             "demonstrations_failed": failed,
             "rows_unmeasured": unmeasured,

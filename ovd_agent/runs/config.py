@@ -28,6 +28,8 @@ from retrieval_index.registry import Choice, Entry, Registry
 LookUp = Callable[[Any], tuple[Entry[Any], dict[str, Any]]]
 CONFIG_FILE = "config.json"
 NO_TEACHER = "none"
+BUILT_IN = "built-in"
+"""The search engine that an environment has by itself."""
 _INCIDENTAL = ("out", "threads", "updates", "checkpoint_every", "eval_every")
 """Options that a resumed run may change."""
 
@@ -91,6 +93,9 @@ class EnvironmentConfig:
     """Search engine: an index folder, a URL, or module:Class; by default the environment's own."""
     eval_tasks: Any = None
     """JSON Lines file of held-out tasks, instead of the generated ones."""
+    eval_search: str | None = None
+    """Search engine of held-out play, where it is not that of training: a student that learned with
+    a simulated engine is evaluated with a real one. "built-in" is the environment's own."""
 
     def environment(self, **overrides: Any) -> Choice[Any]:
         """The environment with this configuration's teacher and search engine."""
@@ -118,7 +123,9 @@ class EnvironmentConfig:
                 f"env.tasks={str(named)!r} are for training: give other tasks to evaluate on"
                 " (--eval-tasks FILE)"
             )
-        what = {"split": "test", "count": count, "tasks": self.eval_tasks}
+        what: dict[str, Any] = {"split": "test", "count": count, "tasks": self.eval_tasks}
+        if self.eval_search is not None:
+            what["search"] = None if self.eval_search == BUILT_IN else self.eval_search
         return self.environment(**what | overrides)
 
     def teacher_is_a_server(self) -> bool:

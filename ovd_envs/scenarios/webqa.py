@@ -17,7 +17,7 @@ from ovd_envs.options import Options
 from ovd_envs.scenario import Grade, Response, Scenario
 from ovd_envs.scenarios import WEBQA
 from ovd_envs.search import make_search
-from ovd_envs.search.base import SearchEngine, SearchRequest
+from ovd_envs.search.base import PacedSearch, SearchEngine, SearchRequest
 from ovd_envs.search.index import IndexSearch, cached_index
 from ovd_envs.tasks.benchmarks import frozen_of, given_tasks
 from ovd_envs.tasks.fiction import Split, World
@@ -93,6 +93,12 @@ class WebQA(Scenario):
 
     def tools(self) -> list[Mapping[str, Any]]:
         return [SEARCH_TOOL, ANSWER_TOOL]
+
+    def pace(self, share: float) -> dict[str, float]:
+        if not isinstance(self.search, PacedSearch):
+            return {}
+        self.search.share = share
+        return {"search_noise": self.search.noise}
 
     def respond(self, episodes: Sequence[Episode], actions: Sequence[Action]) -> list[Response]:
         requests = [

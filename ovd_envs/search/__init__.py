@@ -36,6 +36,16 @@ SEARCH_ENGINES.register(
 )
 
 
+def _writer(rest: str) -> dict[str, Any]:
+    return {"writer": rest}
+
+
+_SIMULATED = "ovd_envs.search.simulated.engine"
+SEARCH_ENGINES.register(
+    "simulated", f"{_SIMULATED}:build", f"{_SIMULATED}:SimulatedOptions", _writer
+)
+
+
 def make_search(given: Any) -> SearchEngine:
     """The search engine given by name, folder, URL, `module:Class`, mapping or as an object.
 

@@ -24,3 +24,16 @@ class SearchEngine(Protocol):
     """Answers a batch of requests with up to `k` passages each, best first."""
 
     def search(self, requests: Sequence[SearchRequest], k: int) -> list[list[Document]]: ...
+
+
+@runtime_checkable
+class PacedSearch(Protocol):
+    """An engine whose answers change over a run, such as a simulated one that grows noisy."""
+
+    share: float
+    """Of the run that is done; the trainer sets it."""
+
+    @property
+    def noise(self) -> float:
+        """The chance that a query is answered by passages that do not help."""
+        ...

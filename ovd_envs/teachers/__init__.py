@@ -30,6 +30,13 @@ TEACHERS.register(
     _server,
 )
 
+TEACHERS.register(
+    "environment_agent",
+    "ovd_envs.teachers.environment_agent:build",
+    "ovd_envs.teachers.environment_agent:AgentOptions",
+    _server,
+)
+
 
 def make_teacher(given: Any, context: TeacherContext) -> Judge | None:
     """The teacher that is given by name, `module:Class`, mapping or as an object; None for none.

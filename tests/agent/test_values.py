@@ -134,8 +134,8 @@ def test_pass_at_k_is_the_share_of_subsets_that_hold_a_right_one(right):
 
 
 def test_a_cached_answer_is_of_this_model_these_options_and_this_server():
-    connection = pytest.importorskip("ovd_envs.teachers.llm.connection", reason="no httpx")
-    forms = pytest.importorskip("ovd_envs.teachers.llm.forms")
+    connection = pytest.importorskip("ovd_envs.llm.connection", reason="no httpx")
+    forms = pytest.importorskip("ovd_envs.llm.forms")
     server = connection.Server("m", "http://h/v1", 1, 1.0, 1.0)
     wish = forms.Wish([{"role": "user", "content": "x"}], 4, 0.0, ("0", "1"), 0, ("a",))
     others = [(replace(server, **{name: "other"}), wish) for name in ("model", "base_url")]

@@ -13,6 +13,7 @@ from tests.contracts.conftest import EXAMPLES
 
 EPISODE = Episode(Task("t", "q", ("a",)), "p")
 NAMES = [*SEARCH_ENGINES.names(), "own_search_engine:FreshWords"]
+WRITTEN = "simulated"
 NEEDS_A_SERVER = ("http", "https", "qdrant")  # tests/retrieval has these, with real servers
 
 
@@ -21,6 +22,8 @@ def given(request, tmp_path):
     if request.param == "index":
         build_index(str(EXAMPLES / "passages.jsonl"), tmp_path / "i", "hashing", progress=False)
         return {"name": "index", "path": str(tmp_path / "i")}
+    if request.param == WRITTEN:
+        return {"name": WRITTEN}
     return {"name": request.param, "path": str(EXAMPLES / "passages.jsonl")}
 
 
@@ -37,7 +40,8 @@ def test_it_answers_every_request_in_order_with_at_most_k_passages(given):
     assert all(len(documents) <= 2 for documents in found)
     assert all(isinstance(each, Document) for documents in found for each in documents)
     assert found[0] == found[2]
-    assert found[1][0].id == "p9"
+    if given["name"] != WRITTEN:
+        assert found[1][0].id == "p9"
     assert engine.search([], 2) == []
     alone = [engine.search(asked(query), 2)[0] for query in queries]
     assert [[d.id for d in a] for a in alone] == [[d.id for d in f] for f in found]
@@ -47,6 +51,8 @@ def test_it_answers_every_request_in_order_with_at_most_k_passages(given):
 
 
 def test_it_finds_what_the_examples_questions_need(given):
+    if given["name"] == WRITTEN:
+        pytest.skip("it has no passages: tests/envs/test_simulated.py plays it")
     engine = make_search(given)
     tasks = load_tasks(EXAMPLES / "questions.jsonl")
     found = engine.search(asked(*(task.prompt for task in tasks)), 3)

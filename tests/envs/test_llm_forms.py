@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from ovd_envs.episode import Episode, Task, Turn
 from ovd_envs.errors import OptionError, TeacherUnavailable
+from ovd_envs.llm.connection import probabilities_at_digit
+from ovd_envs.llm.forms import Form
+from ovd_envs.llm.text import plain
 from ovd_envs.teachers.base import ScoreRequest
-from ovd_envs.teachers.llm.connection import probabilities_at_digit
-from ovd_envs.teachers.llm.forms import Form
-from ovd_envs.teachers.llm.prompts import plain, play_messages, score_messages
+from ovd_envs.teachers.llm.prompts import play_messages, score_messages
 from ovd_envs.teachers.llm.teacher import LLMOptions, LLMTeacher
 from retrieval_index.documents import Document
 

@@ -8,18 +8,17 @@ a server's tokenizer may read as a control token is broken by a space wherever i
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from ovd_envs.episode import Episode
 from ovd_envs.grammar import parse_action
+from ovd_envs.llm.text import CONTROL, Messages, fenced, plain
 from ovd_envs.teachers.base import ScoreRequest
 from ovd_envs.teachers.rubrics import PROBLEM, QUESTION
 from retrieval_index.documents import Document
 from retrieval_index.mentions import mentions
 
 VERSION = "4"
-Messages = list[dict[str, str]]
 
 # To say what the fence is for made a small model grade everything lower, and no harder to fool.
 _JUDGE = "You grade one step of a student. Reply with one digit from 0 to {best} and nothing else."
@@ -84,21 +83,21 @@ def score_messages(
     if searches:
         parts.append(f"Passages read before:\n{_passages(list(read.values()))}")
     else:
-        steps = [_fenced(earlier.content) for earlier in before]
+        steps = [fenced(earlier.content) for earlier in before]
         parts.append("Steps before:\n" + ("\n".join(steps) or "none"))
     plan = parse_action(turn.action).thought if shows_plan and turn.kind == "search" else ""
     if turn.kind == "search":
         new = [document for document in turn.documents if document.id not in read]
         passages = _passages(new)
         if plan:
-            parts.append(f"The student's plan: {_fenced(plan)}")
+            parts.append(f"The student's plan: {fenced(plan)}")
         parts.append(f"New passages:\n{passages}")
         # Small models overlook words in long passages; this they need not judge.
         if shows_answer and mentions(passages, episode.task.answers):
             parts.append("The right answer stands in the new passages.")
     else:
         wrote = turn.action if turn.kind == "invalid" else turn.content
-        parts.append(f"{_WROTE[turn.kind]}: {_fenced(wrote)}")
+        parts.append(f"{_WROTE[turn.kind]}: {fenced(wrote)}")
     kind = "result" if turn.kind == "answer" and not searches else turn.kind
     best = request.levels - 1
     rubric = _RUBRICS[kind].format(
@@ -134,7 +133,7 @@ def _wish(kind: str, question: str, answer: str | None) -> str:
 def play_messages(episode: Episode) -> Messages:
     """The messages that ask for the teacher's own next action."""
     # The environment's own words may hold tags, and teach them: <search>.
-    own = frozenset(_CONTROL.findall(episode.prompt.replace(episode.task.prompt, "")))
+    own = frozenset(CONTROL.findall(episode.prompt.replace(episode.task.prompt, "")))
     messages = [
         {"role": "system", "content": _PLAY.get(episode.rubric, _PLAY_ANY)},
         {"role": "user", "content": plain(episode.prompt, own)},
@@ -147,9 +146,6 @@ def play_messages(episode: Episode) -> Messages:
     return messages
 
 
-_MARKS = re.compile(r"<{2,}|>{2,}")
-_CONTROL = re.compile(r"<[^<>\s]{1,40}>|<[|｜]|\[/?[A-Z_]{1,40}\]")
-"""What control tokens look like: <|im_end|>, <end_of_turn>, </s>, [/INST]."""
 _WROTE = {
     "answer": "The student answered",
     "think": "The student thought",
@@ -161,20 +157,6 @@ def _passages(documents: Sequence[Document]) -> str:
     return (
         "\n".join(plain(f"{each.title}: {each.text}".strip(": ")) for each in documents) or "none"
     )
-
-
-def _fenced(text: str) -> str:
-    """The student's text between marks that it cannot write itself."""
-    return f"<<<{_MARKS.sub(lambda found: ' '.join(found[0]), plain(text))}>>>"
-
-
-def plain(text: str, own: frozenset[str] = frozenset()) -> str:
-    """Text that no tokenizer reads as a control token, but for the tags in `own`."""
-
-    def broken(found: re.Match[str]) -> str:
-        return found[0] if found[0] in own else f"{found[0][0]} {found[0][1:]}"
-
-    return _CONTROL.sub(broken, text.encode("utf-8", "replace").decode())
 
 
 def whole_action(text: str, turn_ends: tuple[str, ...]) -> str:

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from ovd_envs.episode import Episode, VerbalScore
 from ovd_envs.errors import OptionError, TeacherUnavailable
+from ovd_envs.llm.connection import Connection, NoAnswer, Reply, Server, Usage
+from ovd_envs.llm.forms import Wish
 from ovd_envs.teachers.base import ScoreRequest, TeacherContext
-from ovd_envs.teachers.llm.connection import Connection, NoAnswer, Reply, Server, Usage
-from ovd_envs.teachers.llm.forms import Wish
 from ovd_envs.teachers.llm.prompts import (
     VERSION,
     Messages,
@@ -89,16 +89,20 @@ def connect(options: LLMOptions) -> Connection:
         options.try_seconds,
         options.total_seconds,
     )
-    return Connection(server, os.environ.get("OPENAI_API_KEY"), options.cache)
+    return Connection(server, os.environ.get("OPENAI_API_KEY"), options.cache, VERSION)
 
 
 def build(options: LLMOptions, context: TeacherContext) -> LLMTeacher:
     """Raises OptionError where the environment asks for more levels than one digit has."""
+    check_levels(context)
+    return LLMTeacher(options)
+
+
+def check_levels(context: TeacherContext) -> None:
     if context.score_levels > _MOST_LEVELS:
         raise OptionError(
             f"score_levels={context.score_levels}: a language model scores at most {_MOST_LEVELS}"
         )
-    return LLMTeacher(options)
 
 
 class LLMTeacher:

@@ -1,4 +1,4 @@
-"""A teacher's server: requests in the form that it takes, until a deadline, kept in a cache."""
+"""A model's server: requests in the form that it takes, until a deadline, kept in a cache."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ovd_envs.errors import OptionError, TeacherUnavailable
-from ovd_envs.teachers.llm.forms import Form, Wish
-from ovd_envs.teachers.llm.prompts import VERSION
+from ovd_envs.llm.forms import Form, Wish
 from retrieval_index.http import HTTPFault, JSONClient, OutOfTime, persist, said
 
 T = TypeVar("T")
@@ -75,14 +74,17 @@ class Reply:
 class Connection:
     """Asks one server. Its coroutines run in `run`, up to `concurrency` requests at a time."""
 
-    def __init__(self, server: Server, key: str | None, cache: Path | None) -> None:
-        """Raises OptionError where the key cannot stand in a header."""
+    def __init__(
+        self, server: Server, key: str | None, cache: Path | None, version: str = ""
+    ) -> None:
+        """`version` is that of the prompts, on which kept answers depend, too. Raises OptionError
+        where the key cannot stand in a header."""
         if key and not (key.isascii() and key.isprintable() and " " not in key):
             raise OptionError(
                 "OPENAI_API_KEY holds a space, a line end or another character that no key has:"
                 " set it again"
             )
-        self.server, self.usage = server, Usage()
+        self.server, self.usage, self.version = server, Usage(), version
         self.form = Form()
         self._client = JSONClient({"Authorization": f"Bearer {key or 'none'}"})
         self._cache = _open_cache(cache)
@@ -111,7 +113,7 @@ class Connection:
     async def ask(self, wish: Wish) -> Reply:
         """The reply, from the cache or from the server. Raises NoAnswer after the deadline or where
         the server refuses this request, TeacherUnavailable where it refuses all."""
-        key = _key(self.server, wish)
+        key = _key(self.server, wish, self.version)
         if self._cache is not None and (found := self._cache.get(key)) is not None:
             self.usage.cached += 1
             return Reply(found["text"], found["digits"])
@@ -217,10 +219,10 @@ def probabilities_at_digit(logprobs: Any) -> dict[str, float]:
     return found
 
 
-def _key(server: Server, wish: Wish) -> str:
+def _key(server: Server, wish: Wish, version: str) -> str:
     """Of everything that an answer depends on: served models often have one name, "teacher"."""
     asked = [wish.messages, wish.max_tokens, wish.temperature, wish.choice, wish.seed, wish.stop]
-    content = json.dumps([_REPLY_FORMAT, VERSION, server.base_url, server.model, *asked])
+    content = json.dumps([_REPLY_FORMAT, version, server.base_url, server.model, *asked])
     return hashlib.sha256(content.encode("ascii")).hexdigest()
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from ovd_envs.teachers.llm.prompts import Messages
+from ovd_envs.llm.text import Messages
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Language models behind OpenAI-compatible servers: how they are asked, and what they are shown."""

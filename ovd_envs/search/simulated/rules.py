@@ -1,0 +1,144 @@
+"""Passages by rules, from the task alone: a hop that the query asks for is stated, or misstated."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections.abc import Sequence
+
+from ovd_envs.episode import Task
+from ovd_envs.search.simulated.base import WriteRequest
+from ovd_envs.tasks.fiction import RELATIONS, World
+from retrieval_index.mentions import mentions
+
+_TRIES = 20
+_NAMES = 2000
+"""Passages of the world that invented names are taken from."""
+_STATED = ("The {r} of {s} is {o}.", "{s} is known for one thing above all: its {r} is {o}.")
+_WORD = re.compile(r"\w+")
+_IDLE = frozenset("the a an of is in on for to who what which where when was did does and".split())
+
+
+class RuleWriter:
+    """Writes for tasks with a chain of hops (`metadata["chain"]`: query and answer of each), and
+    for others from question and answer.
+
+    Useful passages state the hop that the query asks for, among other statements about the same
+    subject. Noisy ones are of the same form and state another value. A query that asks for no hop
+    brings passages about something else, useful or not: so no query without content brings an
+    answer.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self._world = World(_NAMES, seed)
+
+    def write(self, requests: Sequence[WriteRequest]) -> list[list[tuple[str, str]] | None]:
+        return [self._write(request) for request in requests]
+
+    def _write(self, request: WriteRequest) -> list[tuple[str, str]]:
+        hop = _hop_of(request.query, request.episode.task)
+        rng = random.Random(request.seed)
+        others = [self._about_another(request, rng) for _ in range(request.count)]
+        if hop is None:
+            return others
+        relation, subject, value = hop
+        if not request.useful:
+            value = self._another(value, request.episode.task.answers, rng)
+        return [self._article(subject, relation, value, request), *others[1:]]
+
+    def _article(
+        self, subject: str, relation: str, value: str, request: WriteRequest
+    ) -> tuple[str, str]:
+        """The statement among others, which are the same for a subject whatever is asked."""
+        rng = random.Random(f"{subject} {relation}")
+        sentences = [rng.choice(_STATED).format(r=relation, s=subject, o=value)]
+        for each in _relations_beside(relation):
+            other = self._value(each, subject, request.episode.task)
+            sentence = random.Random(f"{subject} {each}").choice(_STATED)
+            sentences.append(sentence.format(r=each, s=subject, o=other))
+        rng.shuffle(sentences)
+        return subject, _about(" ".join(sentences), sentences, value, request.words)
+
+    def _value(self, relation: str, subject: str, task: Task) -> str:
+        """Of a relation that is a hop of the task its true value, else an invented one."""
+        for known, about, value in _chain(task):
+            if (known, about) == (relation, subject):
+                return value
+        rng = random.Random(f"{relation} {subject}")
+        return str(rng.randrange(1500, 2000)) if "year" in relation else self._name(rng)
+
+    def _about_another(self, request: WriteRequest, rng: random.Random) -> tuple[str, str]:
+        answers, found = request.episode.task.answers, ("", "")
+        for _ in range(_TRIES):  # an answer such as "a" stands in every passage
+            passage = self._world.article(self._world.entity(rng.randrange(_NAMES // 2)))
+            found = passage.title, " ".join(passage.text.split()[: 2 * request.words])
+            if not mentions(f"{passage.title} {passage.text}", answers):
+                break
+        return found
+
+    def _another(self, value: str, answers: Sequence[str], rng: random.Random) -> str:
+        other = ""
+        for _ in range(_TRIES):
+            other = str(rng.randrange(1500, 2000)) if value.isdigit() else self._name(rng)
+            if other != value and not mentions(other, answers):
+                break
+        return other
+
+    def _name(self, rng: random.Random) -> str:
+        return self._world.entity(rng.randrange(_NAMES // 2)).name
+
+
+def _chain(task: Task) -> list[tuple[str, str, str]]:
+    """Relation, subject and value of every hop; of a task without a chain the question as one."""
+    links = task.metadata.get("chain") or []
+    found: list[tuple[str, str, str]] = []
+    for link in links:
+        relation, _, subject = str(link["query"]).partition(" of ")
+        if subject:
+            found.append((relation, subject, str(link["answer"])))
+    if not found and task.answers:
+        found.append(("answer", task.prompt.rstrip(" ?"), task.answers[0]))
+    return found
+
+
+def _hop_of(query: str, task: Task) -> tuple[str, str, str] | None:
+    """The hop whose subject the query names and whose relation it asks for; where it names the
+    subject alone, none."""
+    asked = _content(query)
+    best: tuple[float, tuple[str, str, str]] | None = None
+    for hop in _chain(task):
+        relation, subject = _content(hop[0]), _content(hop[1])
+        if hop[0] == "answer":  # a question that was never taken apart
+            share = len(asked & subject) / max(1, len(subject))
+            near = share >= 0.5
+        else:
+            share = len(asked & relation) / len(relation)
+            near = bool(subject) and subject <= asked and share > 0
+        if near and (best is None or share > best[0]):
+            best = share, hop
+    return None if best is None else best[1]
+
+
+def _content(text: str) -> set[str]:
+    return {word for word in _WORD.findall(text.lower()) if word not in _IDLE}
+
+
+def _relations_beside(relation: str) -> list[str]:
+    """The other relations of the kind of thing that has this one."""
+    for relations in RELATIONS.values():
+        names = [each.name for each in relations]
+        if relation in names:
+            return [name for name in names if name != relation]
+    return []
+
+
+def _about(text: str, sentences: Sequence[str], value: str, words: int) -> str:
+    """At most about `words` words, the stated value kept."""
+    if len(text.split()) <= words:
+        return text
+    kept = [sentence for sentence in sentences if value in sentence][:1]
+    for sentence in sentences:
+        if sentence not in kept and len(" ".join([*kept, sentence]).split()) <= words:
+            kept.append(sentence)
+    return " ".join(sorted(kept, key=lambda s: hashlib.blake2b(s.encode()).digest()))
