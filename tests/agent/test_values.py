@@ -142,10 +142,11 @@ def test_a_cached_answer_is_of_this_model_these_options_and_this_server():
     changes = {"max_tokens": 5, "temperature": 1.0, "choice": ("0",), "seed": 1, "stop": ()}
     others += [(server, replace(wish, **{name: value})) for name, value in changes.items()]
     others.append((server, replace(wish, messages=[{"role": "user", "content": "y"}])))
-    keys = [connection._key(*each) for each in [(server, wish), *others]]
-    assert len(set(keys)) == len(keys) == 9
+    keys = [connection._key(*each, "1") for each in [(server, wish), *others]]
+    keys.append(connection._key(server, wish, "2"))  # of other prompts
+    assert len(set(keys)) == len(keys) == 10
     # How long one waits changes no answer.
-    assert connection._key(replace(server, try_seconds=9.0, concurrency=3), wish) == keys[0]
+    assert connection._key(replace(server, try_seconds=9.0, concurrency=3), wish, "1") == keys[0]
 
 
 def test_missing_scores_stop_a_run_right_beyond_the_limit():
