@@ -23,6 +23,7 @@ COMMANDS = {
     "doctor": ("ovd_agent.cli.doctor", "what this machine has, and what is missing"),
     "report": ("ovd_agent.cli.report", "write a run's report.html again"),
     "train-scorer": ("ovd_agent.cli.train_scorer", "train a small model to judge steps"),
+    "train-simulator": ("ovd_agent.cli.train_simulator", "train a model to play the engine"),
     "players": ("ovd_agent.cli.players", "watch scripted players, every step scored"),
     "score-table": ("ovd_agent.cli.score_table", "how the oracle's scores agree with correctness"),
     "serve-model": ("ovd_agent.cli.serve_model", "serve a student or a teacher by vLLM"),

@@ -1,0 +1,92 @@
+"""A model that learns to write what an index finds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from ovd_agent.cli.main import main
+from ovd_agent.learner.learner import Learner, LearnerConfig
+from ovd_agent.losses import loss_components
+from ovd_agent.models import tiny_model
+from ovd_agent.simulator import LocalSimulator, LocalWriter, measured, sampled_pairs, writing_rows
+from ovd_envs.errors import OptionError, SearchUnavailable
+from ovd_envs.registry import make_scenario
+from ovd_envs.search.base import SearchRequest
+from retrieval_index.mentions import mentions
+
+TEMPLATE = "{% for m in messages %}{{ m.content[-150:] }}\n{% endfor %}"
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    scenario, tasks = make_scenario("ovd/WebQA-v0", passages=200, count=12)
+    return sampled_pairs(scenario.search, tasks[:12], count=1, words=40)
+
+
+@pytest.fixture
+def model():
+    model, tokenizer = tiny_model()
+    tokenizer.chat_template = TEMPLATE
+    return model, tokenizer
+
+
+def test_useful_pairs_say_what_is_asked_and_noisy_ones_do_not(pairs):
+    kinds = [pair.request.useful for pair in pairs]
+    assert sum(kinds) >= 10
+    assert kinds.count(False) >= 10
+    for pair in pairs:
+        assert mentions(pair.text, [pair.wanted]) == pair.request.useful
+        assert 1 <= len(pair.passages) <= pair.request.count
+    with pytest.raises(OptionError, match="no task has a chain of hops"):
+        sampled_pairs(None, [], count=1, words=30)
+
+
+def test_only_the_passages_are_trained(model, pairs):
+    _, tokenizer = model
+    for row, pair in zip(writing_rows(tokenizer, pairs), pairs, strict=True):
+        row.check(loss_components())
+        trained = [i for i, t in zip(row.ids, row.trained(loss_components())) if t]
+        assert tokenizer.decode(trained, skip_special_tokens=True) == pair.text
+
+
+def test_it_learns_to_write_what_it_is_shown(model, pairs):
+    student, tokenizer = model
+    # A byte is a token here, so that a word has many.
+    pairs = [replace(pairs[0], request=replace(pairs[0].request, words=90))]
+    rows = writing_rows(tokenizer, pairs)
+    writer = LocalWriter(student, tokenizer, temperature=0.0)
+    before = measured(writer, pairs)
+    learner = Learner(student, LearnerConfig(learning_rate=3e-3, minibatches=1, warmup_steps=0))
+    for _ in range(110):
+        learner.update(rows)
+    writer = LocalWriter(student.eval(), tokenizer, temperature=0.0)
+    after = measured(writer, pairs)
+    assert (before.form, before.useful) == (0, 0)
+    assert (after.form, after.useful) == (1, 1)
+    [[(title, text)]] = writer.write([pairs[0].request])
+    assert f"{title}: {text}" in pairs[0].text
+
+
+@pytest.mark.parametrize("control", ["none", "shuffled", "other"])
+def test_the_command_trains_saves_and_its_model_plays_the_engine(tmp_path, control, model):
+    student, tokenizer = model
+    tokenizer.chat_template = TEMPLATE
+    student.save_pretrained(tmp_path / "student")
+    tokenizer.save_pretrained(tmp_path / "student")
+    out = tmp_path / "out"
+    command = ["train-simulator", "--model", str(tmp_path / "student"), "--out", str(out)]
+    command += ["--env.passages", "100", "--tasks", "4", "--held-out-tasks", "1", "--epochs", "1"]
+    command += ["--words", "5", "--control", control]
+    command += ["--judges", "2"] if control == "none" else ["--lora.rank", "2"]
+    assert main(command) == 0
+    record = json.loads((out / "simulator.json").read_text("utf-8"))
+    assert set(record["before"]) == {"form", "useful", "noisy", "judged"}
+    assert bool(record["after"]["judged"]) == (control == "none")
+    engine = LocalSimulator(str(out / "model"), words=5)
+    scenario, tasks = make_scenario("ovd/WebQA-v0", passages=100, search=engine, count=1)
+    request = SearchRequest("x", scenario.begin(tasks[:1])[0])
+    with pytest.raises(SearchUnavailable, match="wrote no passages"):  # a random student
+        engine.search([request], 1)
