@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo demo-math players test test-faults test-several lint types setup-vllm test-vllm bench-setup
+.PHONY: setup demo demo-math players test test-faults test-several test-adapters lint types setup-vllm test-vllm bench-setup
 
 setup: .venv/installed
 
@@ -65,6 +65,11 @@ lint: setup
 
 types: setup
 	$(BIN)/pyright
+
+# Our environments in other suites, with the real packages.
+test-adapters: bench-setup
+	.venv-bench/bin/pip install --quiet pytest hypothesis
+	.venv-bench/bin/pytest tests/integrations
 
 # The suites that benchmarks/environments.py compares with, in an environment of their own.
 bench-setup:

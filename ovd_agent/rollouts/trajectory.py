@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import nan
-from typing import Literal
+from typing import Any, Literal
 
 from ovd_envs.episode import Episode
 
@@ -80,6 +80,29 @@ class Trajectory:
     def is_demonstration(self) -> bool:
         """Whether a teacher wrote all that may be trained on."""
         return bool(self.by("teacher")) and not self.by("student")
+
+    def as_rollout(self) -> dict[str, Any]:
+        """What TRL, verl and SkyRL ask of a rollout.
+
+        `prompt_ids`; `completion_ids` with everything after the prompt, `env_mask` (1 where the
+        student wrote) and `logprobs` (0 where it did not) of the same length; `reward`, None where
+        a service failed; `end_reason`, `task_id` and `version`.
+        """
+        start = self.segments[0].end if self.segments else 0
+        mask = [0] * (len(self.ids) - start)
+        for segment in self.by("student"):
+            mask[segment.start - start : segment.end - start] = [1] * (segment.end - segment.start)
+        failed = self.episode.end_reason == "infrastructure"
+        return {
+            "prompt_ids": self.ids[:start],
+            "completion_ids": self.ids[start:],
+            "env_mask": mask,
+            "logprobs": [p if m else 0.0 for p, m in zip(self.logprobs[start:], mask, strict=True)],
+            "reward": None if failed else self.reward,
+            "end_reason": self.episode.end_reason,
+            "task_id": self.episode.task.id,
+            "version": self.version,
+        }
 
     @property
     def reward(self) -> float:

@@ -1,0 +1,102 @@
+"""TRL's GRPOTrainer on our environments.
+
+    from trl import GRPOConfig, GRPOTrainer
+    from ovd_agent.integrations.trl import dataset, reward, rollout_func
+
+    trainer = GRPOTrainer(
+        model=model, processing_class=tokenizer, args=args, train_dataset=dataset("ovd/WebQA-v0"),
+        reward_funcs=reward, rollout_func=rollout_func("ovd/WebQA-v0", tokenizer),
+    )
+
+The student plays whole episodes by our engine, batched; what the environment says is masked. TRL's
+own advantages, losses and optimiser follow. To train by an algorithm of this suite instead, use
+`ovd_agent.engines.trl`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from ovd_agent.policies.torch_policy import TorchPolicy
+from ovd_agent.rollouts.rollout import Rollout
+from ovd_agent.rollouts.trajectory import Trajectory
+from ovd_envs.episode import Task
+from ovd_envs.registry import make_scenario
+from ovd_envs.scenario import Scenario
+
+RolloutFunc = Callable[[list[Any], Any], dict[str, list[Any]]]
+
+
+def dataset(env_id: str, **options: Any) -> Dataset:
+    """A row for each task: its prompt, by which `rollout_func` finds the task again."""
+    scenario, tasks = make_scenario(env_id, **options)
+    return Dataset.from_dict({"prompt": [scenario.prompt(task) for task in tasks]})
+
+
+def rollout_func(
+    env_id: str,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    slots: int = 64,
+    max_length: int = 1024,
+    max_new_tokens: int = 64,
+    **options: Any,
+) -> RolloutFunc:
+    """A `rollout_func` that plays the tasks of the prompts; `options` are those of the environment.
+
+    It returns `prompt_ids`, `completion_ids`, `logprobs` and `env_mask`, and for reward functions
+    `env_reward` and `verbal_scores`. An episode that a failed service ended has the reward None,
+    which TRL leaves out.
+    """
+    scenario, tasks = make_scenario(env_id, on_error="mark", **options)
+    by_prompt = {scenario.prompt(task): task for task in tasks}
+
+    def play(prompts: list[Any], trainer: Any) -> dict[str, list[Any]]:
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        training = model.training
+        model.eval()
+        policy = TorchPolicy(
+            model, tokenizer, slots=slots, max_length=max_length, seed=trainer.state.global_step
+        )
+        rollout = Rollout(
+            scenario, policy, tokenizer,
+            slots=slots, max_length=max_length, max_new_tokens=max_new_tokens,
+        )  # fmt: skip
+        found = [_task(by_prompt, scenario, prompt) for prompt in prompts]
+        played = rollout.play(found, temperature=trainer.args.temperature)
+        model.train(training)
+        return _as_columns(played)
+
+    return play
+
+
+def reward(completions: Sequence[Any], env_reward: Sequence[Any], **_: Any) -> list[Any]:
+    """The environment's own reward."""
+    return list(env_reward)
+
+
+def _as_columns(played: Sequence[Trajectory]) -> dict[str, list[Any]]:
+    rollouts = [each.as_rollout() for each in played]
+    columns = {
+        name: [each[name] for each in rollouts]
+        for name in ("prompt_ids", "completion_ids", "logprobs", "env_mask")
+    }
+    return {
+        **columns,
+        "env_reward": [each["reward"] for each in rollouts],
+        "verbal_scores": [each.episode.expected_scores for each in played],
+    }
+
+
+def _task(by_prompt: dict[str, Task], scenario: Scenario, prompt: Any) -> Task:
+    text = prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
+    if text not in by_prompt:
+        raise ValueError(
+            f"no task has the prompt {text[:80]!r}: make the data set with the same options, by"
+            " ovd_agent.integrations.trl.dataset"
+        )
+    return by_prompt[text]

@@ -1,0 +1,1 @@
+"""Our environments in other suites; each file needs the package that it is named after."""
