@@ -68,7 +68,7 @@ types: setup
 
 # Our environments in other suites, with the real packages.
 test-adapters: bench-setup
-	.venv-bench/bin/pip install --quiet pytest hypothesis
+	.venv-bench/bin/pip install --quiet pytest hypothesis openenv-core
 	.venv-bench/bin/pytest tests/integrations
 
 # The suites that benchmarks/environments.py compares with, in an environment of their own.

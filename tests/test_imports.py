@@ -16,7 +16,7 @@ ALLOWED = {
 ROOMS = (
     *("episode", "errors", "wording", "grammar", "spaces", "cache", "checks", "info", "render"),
     *("grading", "tasks", "llm", "search", "teachers", "options", "scenario", "scenarios"),
-    *("registry", "env", "vector_env", "calibration"),
+    *("registry", "env", "vector_env", "calibration", "integrations"),
 )
 """Of ovd_envs: each imports only those before it, and itself."""
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60

@@ -27,6 +27,7 @@ COMMANDS = {
     "players": ("ovd_agent.cli.players", "watch scripted players, every step scored"),
     "score-table": ("ovd_agent.cli.score_table", "how the oracle's scores agree with correctness"),
     "serve-model": ("ovd_agent.cli.serve_model", "serve a student or a teacher by vLLM"),
+    "serve-env": ("ovd_agent.cli.serve_env", "serve an environment by OpenEnv's protocol"),
     "index build": ("ovd_agent.cli.index_build", "build a passage index"),
     "index update": ("ovd_agent.cli.index_update", "add passages to an index, or delete some"),
     "index serve": ("ovd_agent.cli.index_serve", "serve an index over HTTP"),
