@@ -70,6 +70,9 @@ types: setup
 test-adapters: bench-setup
 	.venv-bench/bin/pip install --quiet pytest hypothesis openenv-core
 	.venv-bench/bin/pytest tests/integrations
+	$(PYTHON) -m venv .venv-verifiers
+	.venv-verifiers/bin/pip install --quiet -e . "verifiers>=0.4,<0.5" pytest hypothesis httpx
+	.venv-verifiers/bin/pytest tests/integrations/test_verifiers.py
 
 # The suites that benchmarks/environments.py compares with, in an environment of their own.
 bench-setup:
