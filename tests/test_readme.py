@@ -28,7 +28,7 @@ SMALL = [
     *("--rollout.max-length", "900", "--rollout.max-new-tokens", "4"),
 ]
 """What makes a training a matter of seconds."""
-ELSEWHERE = ("make ", "tensorboard ", ".venv-vllm/")
+ELSEWHERE = ("make ", "tensorboard ", ".venv-vllm/", "ovd view ")
 """Commands that other tests run, or that need what is not here."""
 NEEDS_A_SERVER = "http://127.0.0.1"
 

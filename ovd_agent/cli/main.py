@@ -21,6 +21,7 @@ COMMANDS = {
     "check-search": ("ovd_agent.cli.check_search", "does a search engine give answers away?"),
     "demonstrate": ("ovd_agent.cli.demonstrate", "fill a pool of demonstrations"),
     "doctor": ("ovd_agent.cli.doctor", "what this machine has, and what is missing"),
+    "view": ("ovd_agent.cli.view", "look at a run in the browser, while it trains"),
     "report": ("ovd_agent.cli.report", "write a run's report.html again"),
     "train-scorer": ("ovd_agent.cli.train_scorer", "train a small model to judge steps"),
     "train-simulator": ("ovd_agent.cli.train_simulator", "train a model to play the engine"),

@@ -34,7 +34,7 @@ from ovd_agent.runs.config import TrainConfig
 from ovd_agent.runs.costs import total
 from ovd_agent.runs.evaluate import evaluate, summarise
 from ovd_agent.runs.folder import held
-from ovd_agent.runs.logs import REJECTIONS_FILE, RunLog, append_record
+from ovd_agent.runs.logs import PLAYED_FILE, REJECTIONS_FILE, RunLog, append_record
 from ovd_agent.runs.metrics import peak_memory_mb
 from ovd_agent.runs.summary import write_summary
 from ovd_agent.runs.trainer import check_gap
@@ -187,6 +187,7 @@ class TRLRun:
         check_gap(learned.get("gap", 0.0))
         teacher, seconds = self.costs.taken()
         figures = joined(gathered(collected.figures))
+        played = gathered(collected.episodes() if self.config.keep_episodes else [])
         teacher = total(gathered(teacher))
         if self.log is None:
             return
@@ -202,6 +203,7 @@ class TRLRun:
                 "peak_memory_mb": peak_memory_mb(),
             },
         )
+        append_record(self.config.out / PLAYED_FILE, *(each for rank in played for each in rank))
         if (rejection := collected.rejection()) is not None:
             append_record(self.config.out / REJECTIONS_FILE, rejection)
 

@@ -27,6 +27,7 @@ from ovd_agent.algorithms.base import (
 from ovd_agent.learner.rows import TrainingRow
 from ovd_agent.rollouts.continuations import Cut, continue_samples
 from ovd_agent.rollouts.group import Group
+from ovd_agent.rollouts.trajectory import Trajectory
 from ovd_agent.runs.assemble import Parts
 from ovd_agent.runs.config import TrainConfig
 from ovd_agent.runs.metrics import describe, truth_of_accepted
@@ -65,6 +66,20 @@ class Collected:
     rows: list[TrainingRow]
     figures: dict[str, Any]
     context: Context
+    groups: list[Group]
+
+    def episodes(self) -> list[dict[str, Any]]:
+        """Every play of the update as a record: the student's, demonstrations, continuations."""
+        found: list[tuple[str, Trajectory]] = []
+        for group in self.groups:
+            found += [("sample", each) for each in group.samples]
+            found += [("demonstration", each) for each in group.demonstrations]
+            found += [("continuation", each.trajectory) for each in group.continuations]
+        update = self.context.update
+        return [
+            {"update": update, "kind": kind, "episode": json.loads(each.episode.to_json())}
+            for kind, each in found
+        ]
 
     def rejection(self) -> dict[str, Any] | None:
         """A rejected play beside what replaced it, for the run's report."""
@@ -128,7 +143,7 @@ class Collector:
             "demonstrations_failed": failed,
             "rows_unmeasured": unmeasured,
         }
-        return Collected(rows, figures, context)
+        return Collected(rows, figures, context, groups)
 
     def tasks(self, update: int) -> list[Task]:
         return self.share.of(self._schedule.tasks(update))

@@ -30,7 +30,7 @@ CONFIG_FILE = "config.json"
 NO_TEACHER = "none"
 BUILT_IN = "built-in"
 """The search engine that an environment has by itself."""
-_INCIDENTAL = ("out", "threads", "updates", "checkpoint_every", "eval_every")
+_INCIDENTAL = ("out", "threads", "updates", "checkpoint_every", "eval_every", "keep_episodes")
 """Options that a resumed run may change."""
 
 
@@ -204,6 +204,8 @@ class TrainConfig(PlayConfig):
     server, whose scores take time and may cost money; EM and F1 need none."""
     checkpoint_every: int = 5
     """Updates from one checkpoint to the next."""
+    keep_episodes: bool = True
+    """Keep every play of training in episodes_training.jsonl, for `ovd view`."""
     demonstrations: DemonstrationConfig = field(default_factory=DemonstrationConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)

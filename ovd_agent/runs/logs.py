@@ -7,6 +7,7 @@ know of. `RunLog` drops both when the run is resumed, so that every update appea
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -30,6 +31,8 @@ from retrieval_index.files import write_atomically
 
 REJECTIONS_FILE = "rejections.jsonl"
 """Of each update one rejected play beside what replaced it."""
+PLAYED_FILE = "episodes_training.jsonl"
+"""Every play of training, with the update that it belongs to."""
 _PACE = 10
 """The pace is that of this many latest updates."""
 
@@ -54,6 +57,7 @@ class RunLog:
         self._updates, self._evaluations = folder / "log.jsonl", folder / "eval.jsonl"
         _keep(self._updates, lambda update: update < resume_from)
         _keep(folder / REJECTIONS_FILE, lambda update: update < resume_from)
+        _cut(folder / PLAYED_FILE, resume_from)
         # An evaluation at update n was made with the weights of n updates; 0 is the beginning.
         _keep(self._evaluations, lambda update: update <= resume_from)
         evaluations = read_log(self._evaluations)
@@ -189,10 +193,27 @@ def _keep(path: Path, wanted: Callable[[int], bool]) -> None:
         write_atomically(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
-def append_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Add a line of JSON."""
+_UPDATE = re.compile(rb'\{"update": (\d+),')
+
+
+def _cut(path: Path, update: int) -> None:
+    """Drop what was written from this update on, without reading what may be long into memory."""
+    if not path.exists():
+        return
+    end = 0
+    with path.open("r+b") as file:
+        for line in file:
+            found = _UPDATE.match(line)
+            if found is None or int(found[1]) >= update or not line.endswith(b"\n"):
+                break
+            end += len(line)
+        file.truncate(end)
+
+
+def append_record(path: Path, *records: Mapping[str, Any]) -> None:
+    """Add lines of JSON."""
     with path.open("a", encoding="ascii") as file:
-        file.write(json.dumps(record, allow_nan=False) + "\n")
+        file.writelines(json.dumps(record, allow_nan=False) + "\n" for record in records)
 
 
 def _scalars(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

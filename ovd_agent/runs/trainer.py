@@ -19,7 +19,7 @@ from ovd_agent.runs.collect import Collector, Stopwatch
 from ovd_agent.runs.config import TrainConfig
 from ovd_agent.runs.evaluate import evaluate
 from ovd_agent.runs.folder import held
-from ovd_agent.runs.logs import REJECTIONS_FILE, RunLog, append_record, read_log
+from ovd_agent.runs.logs import PLAYED_FILE, REJECTIONS_FILE, RunLog, append_record, read_log
 from ovd_agent.runs.metrics import peak_memory_mb
 from ovd_agent.runs.summary import write_summary
 from ovd_envs.episode import write_episodes
@@ -42,6 +42,7 @@ class Trainer:
         self._costs = self.parts.costs()
         self._rejection: dict[str, Any] | None = None
         """A rejected play of the latest update beside what replaced it."""
+        self._played: list[dict[str, Any]] = []
         self._saved: int | None = None
         """The update of the latest checkpoint."""
 
@@ -74,6 +75,7 @@ class Trainer:
                 log.log(number, metrics)
                 if self._rejection is not None:
                     append_record(config.out / REJECTIONS_FILE, self._rejection)
+                append_record(config.out / PLAYED_FILE, *self._played)
                 for advice in self._advice(metrics):
                     log.say(f"update {number + 1}: {advice}")
                 self.seconds = time.perf_counter() - began
@@ -99,6 +101,7 @@ class Trainer:
             learned = self._learn(collected.rows)
             published = self.parts.publish()
         self._rejection = collected.rejection()
+        self._played = collected.episodes() if self.config.keep_episodes else []
         self.update += 1
         teacher, seconds = self._costs.taken()
         watch.seconds["total"] = time.perf_counter() - start

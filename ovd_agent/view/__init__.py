@@ -1,0 +1,1 @@
+"""`ovd view`: a run in the browser, while it trains and afterwards."""
