@@ -48,6 +48,7 @@ def test_a_run_is_like_any_other_and_resumes(tmp_path, capsys):
     )
 
 
+@pytest.mark.several
 def test_two_processes_share_a_run(tmp_path):
     """Sharded, so that another copy of the student plays."""
     with socket.socket() as free:
