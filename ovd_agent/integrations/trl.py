@@ -25,16 +25,22 @@ from ovd_agent.policies.torch_policy import TorchPolicy
 from ovd_agent.rollouts.rollout import Rollout
 from ovd_agent.rollouts.trajectory import Trajectory
 from ovd_envs.episode import Task
+from ovd_envs.grammar import tagged
 from ovd_envs.registry import make_scenario
 from ovd_envs.scenario import Scenario
 
 RolloutFunc = Callable[[list[Any], Any], dict[str, list[Any]]]
 
 
-def dataset(env_id: str, **options: Any) -> Dataset:
-    """A row for each task: its prompt, by which `rollout_func` finds the task again."""
-    scenario, tasks = make_scenario(env_id, **options)
-    return Dataset.from_dict({"prompt": [scenario.prompt(task) for task in tasks]})
+def dataset(env_id: str, *, tools: bool = False, **options: Any) -> Dataset:
+    """A row for each task: its prompt, by which `rollout_func` finds the task again; with `tools`,
+    the prompt as a message and the task's id, as `environment_factory` needs them."""
+    if not tools:
+        scenario, tasks = make_scenario(env_id, **options)
+        return Dataset.from_dict({"prompt": [scenario.prompt(task) for task in tasks]})
+    scenario, tasks = make_scenario(env_id, prompt="tools", **options)
+    prompts = [[{"role": "user", "content": scenario.prompt(task)}] for task in tasks]
+    return Dataset.from_dict({"prompt": prompts, "task_id": [task.id for task in tasks]})
 
 
 def rollout_func(
@@ -72,6 +78,52 @@ def rollout_func(
         return _as_columns(played)
 
     return play
+
+
+def environment_factory(env_id: str, **options: Any) -> Callable[[], Any]:
+    """An `environment_factory`: TRL's own loop plays, by calls of the tools `search` and `answer`.
+
+    Rows of the data set need the column `task_id`, which `dataset(..., tools=True)` has, so that
+    the copies of a group play the same task. Each call is one turn; TRL does not batch them. Set
+    `max_tool_calling_iterations` to the environment's `max_turns`.
+    """
+    scenario, tasks = make_scenario(env_id, prompt="tools", **options)
+    by_id = {task.id: task for task in tasks}
+
+    class Environment:
+        """One episode; whatever is public is offered to the student as a tool."""
+
+        def reset(self, task_id: str, **_: Any) -> None:
+            """Begin the episode of a task."""
+            [self._episode] = scenario.begin([by_id[task_id]])
+
+        def search(self, query: str) -> str:
+            """Search for passages.
+
+            Args:
+                query: A few words to search for.
+            """
+            return self._play("search", query)
+
+        def answer(self, text: str) -> str:
+            """Give the answer; the episode ends.
+
+            Args:
+                text: The answer, a few words.
+            """
+            return self._play("answer", text)
+
+        def get_reward(self) -> float:
+            """What the episode earned."""
+            return sum(turn.reward or 0.0 for turn in self._episode.turns)
+
+        def _play(self, tag: str, content: str) -> str:
+            if self._episode.done:
+                return "The episode is over."
+            [turn] = scenario.advance([self._episode], [tagged(tag, content)])
+            return turn.observation.strip() or "The episode is over."
+
+    return Environment
 
 
 def reward(completions: Sequence[Any], env_reward: Sequence[Any], **_: Any) -> list[Any]:

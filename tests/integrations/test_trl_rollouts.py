@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("trl", reason='pip install -e ".[dev]"')
 import trl
 
-from ovd_agent.integrations.trl import dataset, reward, rollout_func
+from ovd_agent.integrations.trl import dataset, environment_factory, reward, rollout_func
 from ovd_agent.models import tiny_model
 from ovd_agent.rollouts.rollout import Rollout
 from ovd_envs.calibration.players import careless, play
@@ -76,3 +76,23 @@ def test_a_rollout_masks_what_the_environment_says():
     assert found["reward"] == shown.reward
     episode.end_reason = "infrastructure"
     assert shown.as_rollout()["reward"] is None
+
+
+def test_tools_play_an_episode_and_nothing_else_is_offered():
+    options = {"passages": 200, "count": 4, "max_turns": 3}
+    rows = dataset("ovd/WebQA-v0", tools=True, **options)
+    _, tasks = make_scenario("ovd/WebQA-v0", **options)
+    assert rows["task_id"][:4] == [task.id for task in tasks]
+    assert rows["prompt"][0][0]["role"] == "user"
+    factory = environment_factory("ovd/WebQA-v0", **options)
+    one, other = factory(), factory()
+    offered = {name for name in dir(factory) if not name.startswith("_")}
+    assert offered == {"reset", "search", "answer", "get_reward"}
+    for env, given, earned in ((one, tasks[0].answers[0], 1.0), (other, "nobody", 0.0)):
+        env.reset(task_id=tasks[0].id, prompt="p")
+        assert "<information>" in env.search(tasks[0].metadata["chain"][0]["query"])
+        env.answer(given)
+        assert env.get_reward() == earned
+        assert env.search("more") == "The episode is over."
+    one.reset(task_id=tasks[1].id)
+    assert one.get_reward() == 0.0
