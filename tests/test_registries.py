@@ -95,7 +95,7 @@ def test_every_name_is_looked_for() -> None:
     names = {name for table in tables for name in table.names()} | {*OURS}
     # "torch", "index" and "model" are words of their own, and addresses begin with "http".
     assert names - HOMES.keys() == {"model"}
-    assert {*POLICIES.names()} - HOMES.keys() == {"torch", "http", "https"}
+    assert {*POLICIES.names()} - HOMES.keys() == {"torch", "auto", "http", "https"}
     assert {*ENGINES.names()} - HOMES.keys() == {"local"}
     assert {*SEARCH_ENGINES.names()} - HOMES.keys() == {"index", "http", "https", "qdrant"}
 

@@ -25,6 +25,7 @@ from ovd_agent.losses.base import LossComponent
 from ovd_envs.errors import OptionError
 
 AUTO = "auto"
+_MASTER = "master"
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,9 @@ class LearnerConfig:
     as fit its free memory, since small passes leave it idle; on a CPU 2,048."""
     logit_budget: int = LOGIT_BUDGET
     """Logits held at a time: bounds memory, changes no result."""
+    weights: Literal["float32", "bfloat16"] = "float32"
+    """What the model's weights are kept in. In bfloat16 the learner steps float32 masters beside
+    them, and the policy needs no copy of its own where it computes in bfloat16, too."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, a third slower."""
     share_prefix: bool = True
@@ -100,7 +104,9 @@ NOT_BEGUN = Progress()
 
 
 class Learner:
-    """Trains one causal language model, whose weights are float32, in place; dropout is off.
+    """Trains one causal language model in place; dropout is off. Weights in bfloat16
+    get float32 masters: gradients are summed and steps are made there, and the weights are rounded
+    from them.
 
     The loss of a step is the sum of its `losses`, by default every component of the table, and the
     learner knows none of them. `references` are frozen models whose distributions they may read.
@@ -133,8 +139,9 @@ class Learner:
             for name, parameter in model.named_parameters()
             if parameter.requires_grad
         }
+        self._masters = {name: _master(weight) for name, weight in self._trained.items()}
         self._optimizer = torch.optim.AdamW(
-            self._trained.values(),
+            self._masters.values(),
             betas=config.betas,
             weight_decay=config.weight_decay,
             fused=True,
@@ -172,7 +179,7 @@ class Learner:
     def backward(self, rows: Sequence[TrainingRow]) -> dict[str, float]:
         """Fill the gradients of one optimiser step without taking it; return its metrics."""
         config = self.config
-        self.model.zero_grad(set_to_none=True)
+        self._forget_gradients()
         meter = StepMeter(self.losses, self.model.device)
         batches = micro_batches(
             rows,
@@ -198,16 +205,20 @@ class Learner:
         return meter.metrics()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The step count and the moments, keyed by parameter name: a flat dict of tensors."""
+        """The step count, the moments and the masters, where there are any, keyed by parameter
+        name: a flat dict of tensors."""
         state = {"steps": torch.tensor(self.steps)}
-        for name, parameter in self._trained.items():
-            moments = cast(dict[str, Tensor], self._optimizer.state.get(parameter, {}))
+        for name, master in self._masters.items():
+            moments = cast(dict[str, Tensor], self._optimizer.state.get(master, {}))
             state |= {f"{name}:{moment}": value for moment, value in moments.items()}
+            if master is not self._trained[name]:
+                state[f"{name}:{_MASTER}"] = master
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore `state_dict`. Raises ValueError naming a parameter that does not match."""
         moments: dict[str, dict[str, Tensor]] = {}
+        masters: dict[str, Tensor] = {}
         for key, value in state.items():
             name, _, moment = key.rpartition(":")
             if not name:
@@ -220,18 +231,30 @@ class Learner:
                     f"the optimiser state of {name} has shape {tuple(value.shape)}, "
                     f"but the model's is {tuple(parameter.shape)}"
                 )
-            moments.setdefault(name, {})[moment] = value.to(parameter.device, copy=True)
+            if moment == _MASTER:
+                masters[name] = value
+            else:
+                moments.setdefault(name, {})[moment] = value.to(parameter.device, copy=True)
+        expected = {name for name, each in self._masters.items() if each is not self._trained[name]}
+        if masters.keys() != expected:
+            raise ValueError(
+                f"the optimiser state has float32 masters of {len(masters)} weights, but the model"
+                f" needs {len(expected)}: it was saved with another learner.weights"
+            )
+        with torch.no_grad():
+            for name, value in masters.items():
+                self._masters[name].copy_(value)
         self._optimizer.state.clear()
-        self._optimizer.state.update({self._trained[name]: m for name, m in moments.items()})
+        self._optimizer.state.update({self._masters[name]: m for name, m in moments.items()})
         self.steps = int(state["steps"])
 
     def _step(self, rows: Sequence[TrainingRow], done: float) -> dict[str, float]:
         metrics = self.backward(rows)
         norm = float(
-            torch.nn.utils.clip_grad_norm_(self._trained.values(), self.config.max_grad_norm)
+            torch.nn.utils.clip_grad_norm_(self._masters.values(), self.config.max_grad_norm)
         )
         if not (math.isfinite(norm) and math.isfinite(metrics["loss"])):
-            self.model.zero_grad(set_to_none=True)
+            self._forget_gradients()
             raise FloatingPointError(
                 f"optimiser step {self.steps + 1} was not made: its loss is {metrics['loss']} and "
                 f"its gradient norm {norm}; look at the advantages, then lower the learning rate"
@@ -241,8 +264,19 @@ class Learner:
             self._optimizer.param_groups[0]["lr"] = self.config.rate(self.steps, done)
             self._optimizer.step()
             self.steps += 1
-        self.model.zero_grad(set_to_none=True)
+            self._round_weights()
+        self._forget_gradients()
         return {**metrics, "grad_norm": norm, "optimizer_steps": float(norm > 0)}
+
+    @torch.no_grad()
+    def _round_weights(self) -> None:
+        for name, master in self._masters.items():
+            if master is not self._trained[name]:
+                self._trained[name].copy_(master)
+
+    def _forget_gradients(self) -> None:
+        self.model.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad(set_to_none=True)
 
     def _precision(self) -> AbstractContextManager[object]:
         if not self.autocast:
@@ -258,6 +292,23 @@ class Learner:
                     f"a row of group {row.group!r} has an id outside 0..{vocabulary - 1}, the "
                     "model's vocabulary: was it made with the tokenizer of another model?"
                 )
+
+
+def _master(weight: torch.nn.Parameter) -> torch.nn.Parameter:
+    """The float32 weights that the optimiser steps: these, or a copy that gets their gradients,
+    each as soon as a backward pass has it."""
+    if weight.dtype.itemsize >= torch.float32.itemsize:
+        return weight
+    master = torch.nn.Parameter(weight.detach().float())
+
+    def take_gradient(of: Tensor) -> None:
+        assert of.grad is not None
+        gradient = of.grad.float()
+        master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+        of.grad = None
+
+    weight.register_post_accumulate_grad_hook(take_gradient)
+    return master
 
 
 def enable_checkpointing(model: PreTrainedModel) -> None:

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from ovd_agent.policies.base import PolicyContext, TrainedPolicy
 from ovd_envs.errors import OptionError
 from retrieval_index.http import check_address
-from retrieval_index.registry import Registry
+from retrieval_index.registry import Choice, Registry
 
 POLICIES: Registry[TrainedPolicy] = Registry("policy")
 """Builders are given the options, where there are any, and a PolicyContext."""
 IN_PROCESS = "torch"
+ENGINE = "vllm"
+AUTO = "auto"
 DEFAULT_POLICY = IN_PROCESS
+
+
+@dataclass(frozen=True)
+class VllmOptions:
+    """vLLM in this process. On a CPU both options have no effect."""
+
+    memory_share: float = 0.4
+    """The share of the GPU's memory that the engine takes: weights, and keys and values."""
+    sleep: bool = True
+    """Give that memory back while the learner updates the weights."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.memory_share < 1:
+            raise OptionError(f"memory_share={self.memory_share}: expected more than 0, below 1")
 
 
 @dataclass(frozen=True)
@@ -33,10 +52,23 @@ def _torch(context: PolicyContext) -> TrainedPolicy:
     return build(context)
 
 
-def _vllm(context: PolicyContext) -> TrainedPolicy:
+def _vllm(options: VllmOptions, context: PolicyContext) -> TrainedPolicy:
     from ovd_agent.policies.vllm_policy import build
 
-    return build(context)
+    return build(options, context)
+
+
+def _auto(context: PolicyContext) -> TrainedPolicy:
+    return chosen_policy(AUTO).build(context)
+
+
+def chosen_policy(given: Any) -> Choice[TrainedPolicy]:
+    """The policy that is given; for "auto", vLLM where it and a GPU are there, else ours."""
+    choice = POLICIES.choose(given)
+    if choice.name != AUTO:
+        return choice
+    has_engine = torch.cuda.is_available() and importlib.util.find_spec(ENGINE) is not None
+    return POLICIES.choose(ENGINE if has_engine else IN_PROCESS)
 
 
 def _served(options: ServerOptions, context: PolicyContext) -> TrainedPolicy:
@@ -53,6 +85,7 @@ def _urls(scheme: str) -> Any:
 
 
 POLICIES.register(IN_PROCESS, _torch)
-POLICIES.register("vllm", _vllm)
+POLICIES.register(ENGINE, _vllm, VllmOptions)
+POLICIES.register(AUTO, _auto)
 for _scheme in ("http", "https"):
     POLICIES.register(_scheme, _served, ServerOptions, _urls(_scheme))

@@ -82,6 +82,10 @@ class TrainedPolicy(Policy, Protocol):
         Returns figures for the log. Raises PolicyUnavailable if other weights are served."""
         ...
 
+    def rest(self) -> None:
+        """Give back what memory it can until the next publication; nothing is sampled before."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class PolicyContext:

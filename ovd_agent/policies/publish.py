@@ -41,7 +41,8 @@ def write_weights(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     if merged:
-        save_file(_once(model), temporary / WEIGHTS_FILE, metadata={"format": "pt"})
+        weights = {name: weight.cpu() for name, weight in distinct_weights(model).items()}
+        save_file(weights, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
     else:
         save_adapters(model, temporary)
     shutil.rmtree(target, ignore_errors=True)  # of an earlier run
@@ -52,13 +53,14 @@ def write_weights(
     return target
 
 
-def _once(model: PreTrainedModel) -> dict[str, Tensor]:
+def distinct_weights(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The model's plain weights by name, adapters merged; those that are tied, once."""
     found: dict[int, str] = {}
     weights: dict[str, Tensor] = {}
     plain = plain_weights(model)  # all held at once, so that no two share an address by chance
     for name, weight in plain.items():
         if found.setdefault(weight.data_ptr(), name) == name:
-            weights[name] = weight.detach().cpu().contiguous()
+            weights[name] = weight.detach().contiguous()
     return weights
 
 

@@ -132,6 +132,9 @@ class ServedPolicy:
         self.version = version
         return {"probe": difference, "servers": float(len(engines))}
 
+    def rest(self) -> None:
+        """Nothing: the servers have devices of their own."""
+
     async def _complete(self, key: int, body: dict[str, Any]) -> None:
         try:
             result = await self._tried(key, body)

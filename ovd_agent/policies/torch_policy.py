@@ -41,7 +41,7 @@ class _Slot:
 
 def build(context: PolicyContext) -> TorchPolicy:
     model: Any = context.model
-    if context.dtype != torch.float32:
+    if context.dtype != context.model.dtype:
         # Where the processor multiplies in bfloat16, it decodes from a copy half as large.
         model = copy.deepcopy(model).to(context.dtype)
     return TorchPolicy(model, context.tokenizer, slots=context.slots, max_length=context.max_length)
@@ -90,6 +90,9 @@ class TorchPolicy:
             self.model.load_state_dict(model.state_dict())  # casts as it copies
         self.weights_changed(version)
         return {}
+
+    def rest(self) -> None:
+        """Nothing: the buffers of keys and values are kept for the next rollout."""
 
     def weights_changed(self, version: int) -> None:
         """Forget all cached keys and values: they were computed with the old weights."""

@@ -14,8 +14,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ovd_agent.models import checkpoint_path, end_ids
+from ovd_agent.policies import VllmOptions
 from ovd_agent.policies.base import Completion, PolicyContext, Sampling
-from ovd_agent.policies.publish import Probe, write_weights
+from ovd_agent.policies.publish import Probe, distinct_weights, write_weights
 from ovd_envs.errors import OptionError
 
 EXTENSION = "ovd_agent.policies.vllm_worker.LoadsWeights"
@@ -26,7 +27,7 @@ RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The ranks that vLLM makes room for."""
 
 
-def build(context: PolicyContext) -> VllmPolicy:
+def build(options: VllmOptions, context: PolicyContext) -> VllmPolicy:
     """Raises OptionError where vLLM is not installed."""
     return VllmPolicy(
         checkpoint_path(context.student),
@@ -37,6 +38,7 @@ def build(context: PolicyContext) -> VllmPolicy:
         dtype=context.dtype,
         lora_rank=context.lora_rank,
         ends=end_ids(context.model, context.tokenizer),
+        options=options,
     )
 
 
@@ -58,10 +60,11 @@ class VllmPolicy:
         dtype: torch.dtype = torch.float32,
         lora_rank: int = 0,
         ends: Iterable[int] = (),
+        options: VllmOptions | None = None,
     ) -> None:
-        """`model` is a checkpoint's folder or an id on the Hub; `folder` is where weights pass
-        through, or with `lora_rank` adapters alone; `ends` are the tokens that end a turn. Raises
-        OptionError where vLLM is not installed."""
+        """`model` is a checkpoint's folder or an id on the Hub; with `lora_rank` adapters pass
+        through `folder`; `ends` are the tokens that end a turn. Raises OptionError where vLLM is
+        not installed."""
         if importlib.util.find_spec("vllm") is None:
             raise OptionError(
                 'policy="vllm" needs vLLM in this environment: make setup-vllm, then run the same'
@@ -71,6 +74,15 @@ class VllmPolicy:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", CPU_CACHE_GIB)
         cuda = torch.cuda.is_available()
+        options = options or VllmOptions()
+        self._sleeps, self._asleep = cuda and options.sleep, False
+        device = (
+            {"gpu_memory_utilization": options.memory_share, "enable_sleep_mode": options.sleep}
+            if cuda
+            # Without a GPU vLLM 0.32 dies of a seeded request whose prompt it reads in parts
+            # ("CPU Generator does not use offset").
+            else {"enable_chunked_prefill": False, "max_num_batched_tokens": max(4096, max_length)}
+        )
         self._vllm: Any = importlib.import_module("vllm")
         self._llm: Any = self._vllm.LLM(
             model,
@@ -78,16 +90,13 @@ class VllmPolicy:
             max_model_len=max_length,
             max_num_seqs=slots,
             enforce_eager=not cuda,
-            # Without a GPU vLLM 0.32 dies of a seeded request whose prompt it reads in parts
-            # ("CPU Generator does not use offset").
-            enable_chunked_prefill=None if cuda else False,
-            max_num_batched_tokens=None if cuda else max(4096, max_length),
             enable_prefix_caching=True,
             logprobs_mode="processed_logprobs",
             generation_config="vllm",
             worker_extension_cls=EXTENSION,
             enable_lora=lora_rank > 0,
             max_lora_rank=room_for(lora_rank),
+            **device,
         )
         self._engine: Any = self._llm.llm_engine
         self._final: Any = importlib.import_module("vllm.sampling_params").RequestOutputKind
@@ -130,14 +139,32 @@ class VllmPolicy:
         if self._running:
             raise RuntimeError(f"{len(self._running)} requests are under way: collect them first")
         expected = self._probe.expected(model)
-        folder = write_weights(model, self.folder, version, merged=not self._takes_adapters)
+        self._wake(["weights"])
         if self._takes_adapters:
+            folder = write_weights(model, self.folder, version, merged=False)
             self._adapters = self._loaded(folder)
         else:
-            self._engine.collective_rpc("load_folder", args=(str(folder),))
+            # The worker lives in this process: the tensors themselves are handed over.
+            weights = distinct_weights(model)
+            self._engine.collective_rpc("load_tensors", args=(weights.items(),))
+            del weights
+        self._wake(["kv_cache"])
+        self._asleep = False
         self._engine.reset_prefix_cache()
         self.version = version
         return {"probe": self._probe.check(expected, {"vLLM": self._prompt_logprobs()})}
+
+    def rest(self) -> None:
+        """On a GPU, keys, values and weights are dropped, as the next publication brings others; of
+        weights that only adapters are published for, a copy is kept in the host's memory."""
+        if self._sleeps and not self._asleep:
+            self._engine.sleep(1 if self._takes_adapters else 2)
+            self._asleep = True
+
+    def _wake(self, tags: list[str]) -> None:
+        if self._asleep:
+            torch.cuda.empty_cache()  # what the learner's passes left, which the engine needs now
+            self._engine.wake_up(tags)
 
     def _loaded(self, folder: Path) -> Any:
         """What requests say to be answered with the adapters in `folder`. vLLM knows adapters by

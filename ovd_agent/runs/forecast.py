@@ -25,8 +25,9 @@ from ovd_agent.learner.memory import (
     logit_bytes,
 )
 from ovd_agent.models import compute_dtype, load_config
-from ovd_agent.policies import IN_PROCESS, POLICIES
+from ovd_agent.policies import IN_PROCESS, VllmOptions, chosen_policy
 from ovd_agent.policies.cache import SlotCache, cache_argument
+from ovd_agent.policies.vllm_policy import CPU_CACHE_GIB
 from ovd_agent.runs.config import TrainConfig
 
 HELPS = {
@@ -35,11 +36,15 @@ HELPS = {
     "optimizer": "lora.rank",
     "references": "no kl to the start",
     "policy": "policy = a vLLM server on another device",
+    "engine": "policy.memory_share",
     "cache": "rollout.slots, rollout.max_length",
     "activations": "learner.token_budget, learner.gradient_checkpointing",
     "logits": "learner.logit_budget",
 }
 """The parts of a forecast, and what makes each smaller."""
+CARD = 80 * 2**30
+"""Bytes of the GPU that is foreseen for where none is here."""
+CPU_ENGINE_CACHE = int(CPU_CACHE_GIB) * 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +93,8 @@ def foreseen(
     learner = config.learner
     budget = LEAST_BUDGET if learner.token_budget == AUTO else learner.token_budget
     length = config.rollout.max_length  # a row that is longer than the budget goes alone
-    played = POLICIES.choose(config.policy).name == IN_PROCESS
+    policy = chosen_policy(config.policy)
+    played = policy.name == IN_PROCESS
     episodes = max(config.tasks_per_update * algorithm.needs.samples, config.eval_count)
     # On a processor a slot that nobody played in takes no memory.
     slots = min(config.rollout.slots, config.rollout.slots if device_type == "cuda" else episodes)
@@ -104,16 +110,34 @@ def foreseen(
             checkpointing=learner.gradient_checkpointing,
         )
         cache = cache_bytes(shape, slots, config.rollout.max_length, dtype)
+    logits = logit_bytes(shape, budget, learner.logit_budget, dtype)
+    engine = 0
+    if isinstance(policy.options, VllmOptions):
+        learning = FLOAT * trained + activations + logits
+        engine = _engine_bytes(policy.options, device_type, dtype.itemsize * weights, learning)
+    kept: torch.dtype = getattr(torch, learner.weights)
+    masters = FLOAT * trained * (kept != torch.float32)
     return {
-        "weights": FLOAT * weights,
+        "weights": kept.itemsize * weights,
         "gradients": FLOAT * trained,
-        "optimizer": 2 * FLOAT * trained,
-        "references": FLOAT * weights * _models_beside(algorithm),
-        "policy": dtype.itemsize * weights * (played and dtype != torch.float32),
+        "optimizer": 2 * FLOAT * trained + masters,
+        "references": kept.itemsize * weights * _models_beside(algorithm),
+        "policy": dtype.itemsize * weights * (played and dtype != kept),
+        "engine": engine,
         "cache": cache * played,
         "activations": activations,
-        "logits": logit_bytes(shape, budget, learner.logit_budget, dtype),
+        "logits": logits,
     }
+
+
+def _engine_bytes(options: VllmOptions, device_type: str, weights: int, learning: int) -> int:
+    """What vLLM in this process adds to the peak. One that sleeps while the learner works adds only
+    what it takes beyond the learner's gradients and passes."""
+    if device_type == "cpu":
+        return 2 * weights + CPU_ENGINE_CACHE  # it keeps a packed copy of the weights
+    card = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else CARD
+    taken = int(options.memory_share * card)
+    return max(0, taken - learning) if options.sleep else taken
 
 
 def _models_beside(algorithm: Algorithm) -> int:

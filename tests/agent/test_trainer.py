@@ -22,6 +22,7 @@ from ovd_agent.algorithms.grpo import GRPO
 from ovd_agent.algorithms.ovd import OVD
 from ovd_agent.algorithms.rows import PolicyTerm, policy_row
 from ovd_agent.learner.checkpoint import latest_checkpoint
+from ovd_agent.learner.learner import LearnerConfig
 from ovd_agent.learner.references import Wants
 from ovd_agent.lora import LoraConfig
 from ovd_agent.models import compute_dtype, student_path, tiny_model
@@ -151,10 +152,12 @@ def test_a_demonstration_longer_than_the_student_may_play_is_none(folder, spare)
     assert trainer.step()["demonstrations_failed"] == -spare
 
 
-@pytest.mark.parametrize("rank", [0, 4])
-def test_a_stopped_run_goes_on_with_the_same_next_batch(folder, rank):
-    """Of all weights, and of adapters."""
-    options = {"lora": LoraConfig(rank)}
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"lora": LoraConfig(4)}, {"learner": LearnerConfig(weights="bfloat16")}],
+    ids=["weights", "adapters", "masters"],
+)
+def test_a_stopped_run_goes_on_with_the_same_next_batch(folder, options):
     Trainer(small(folder, "whole", **options)).run()
     stopped = Trainer(small(folder, "parts", **options))
     step = stopped.step
