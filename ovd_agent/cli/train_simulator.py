@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,15 +20,14 @@ from typing import Any, Literal, cast
 
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from ovd_agent.cli.parse import parse
-from ovd_agent.learner.learner import Learner, LearnerConfig, Progress
+from ovd_agent.fitting import fit, save_model
 from ovd_agent.learner.rows import TrainingRow
-from ovd_agent.lora import LoraConfig, add_adapters, plain_weights
+from ovd_agent.lora import LoraConfig, add_adapters
 from ovd_agent.losses.cross_entropy import CrossEntropy
-from ovd_agent.models import compute_dtype, load_model, quiet, student_path
+from ovd_agent.models import load_model, student_path
 from ovd_agent.rollouts.encoding import encode, encode_prompt
 from ovd_agent.runs.config import EnvironmentConfig
 from ovd_agent.scorer import ModelScorer
@@ -79,7 +76,6 @@ def main(arguments: Sequence[str]) -> int:
     torch.manual_seed(options.seed)
     model, tokenizer = load_model(student_path(options.model))
     add_adapters(model, options.lora, options.seed)
-    dtype = compute_dtype(model.device)
     _, train = _pairs(options, options.tasks)
     unseen, test = _pairs(options, options.held_out_tasks, held_out=True)
     rows = _rows(options, tokenizer, train)
@@ -93,27 +89,27 @@ def main(arguments: Sequence[str]) -> int:
         return measured(writer, test), calibrate(scorer, steps) if steps else []
 
     before = state()
-    config = LearnerConfig(learning_rate=options.learning_rate, minibatches=1, warmup_steps=2)
-    learner = Learner(model, config, autocast=dtype != torch.float32)
-    start, losses = time.perf_counter(), []
-    batches = _batches(len(rows), options)
-    for place, batch in track([*enumerate(batches)], "training", console=Console(stderr=True)):
-        progress = Progress(place / len(batches), (place + 1) / len(batches))
-        losses.append(learner.update([rows[i] for i in batch], progress=progress)["ce_loss"])
-    seconds = time.perf_counter() - start
+    fitted = fit(
+        model,
+        rows,
+        epochs=options.epochs,
+        rows_per_step=options.rows_per_step,
+        learning_rate=options.learning_rate,
+        seed=options.seed,
+    )
     after = state()
-    _save(model, tokenizer, options.out / "model")
+    save_model(model, tokenizer, options.out / "model")
     record: dict[str, Any] = {
         **options.record(),
         "rows": len(rows),
-        "seconds": round(seconds, 1),
-        "losses": [round(loss, 4) for loss in losses],
+        "seconds": round(fitted.seconds, 1),
+        "losses": [round(loss, 4) for loss in fitted.losses],
     }
     for name, (written, judged) in (("before", before), ("after", after)):
         record[name] = {**asdict(written), "judged": [asdict(kind) for kind in judged]}
     write_atomically(options.out / "simulator.json", json.dumps(record, indent=2))
     show(before, after)
-    console.print(f"{seconds / 60:.1f} minutes; {options.out / 'simulator.json'}")
+    console.print(f"{fitted.seconds / 60:.1f} minutes; {options.out / 'simulator.json'}")
     return 0
 
 
@@ -159,24 +155,6 @@ def _other_rows(tokenizer: Any, count: int) -> list[TrainingRow]:
         row.stream(CrossEntropy.weight)[len(prompt) :] = 1.0
         rows.append(row)
     return rows
-
-
-def _batches(count: int, options: Options) -> list[list[int]]:
-    order: list[int] = []
-    for epoch in range(options.epochs):
-        order += random.Random(f"{options.seed} {epoch}").sample(range(count), count)
-    size = options.rows_per_step
-    return [order[at : at + size] for at in range(0, len(order), size)]
-
-
-def _save(model: Any, tokenizer: Any, target: Path) -> None:
-    temporary = target.with_name("unfinished")
-    shutil.rmtree(temporary, ignore_errors=True)
-    with quiet():
-        model.save_pretrained(temporary, state_dict=plain_weights(model))
-        tokenizer.save_pretrained(temporary)
-    shutil.rmtree(target, ignore_errors=True)
-    temporary.replace(target)
 
 
 State = tuple[Written, list[KindCalibration]]

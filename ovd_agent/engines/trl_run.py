@@ -245,7 +245,9 @@ def _check(config: TrainConfig, share: Share) -> None:
             " number of processes"
         )
     if config.learner.weights != "float32":
-        raise OptionError("learner.weights: engine trl takes mixed precision from accelerate's file")
+        raise OptionError(
+            "learner.weights: engine trl takes mixed precision from accelerate's file"
+        )
     if config.eval_every:
         raise OptionError("eval_every: engine trl evaluates before and after training only; give 0")
     if parse_flag_from_env("ACCELERATE_USE_FSDP"):

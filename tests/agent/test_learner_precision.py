@@ -83,9 +83,10 @@ def test_a_checkpoint_of_other_precision_is_refused(tmp_path):
     learner = Learner(rounded(), SMALL)
     learner.update(rows_of())
     save_checkpoint(tmp_path, learner.model, Nameless(), learner, {})
+    model = rounded().float()
+    other = Learner(model, SMALL)
     with pytest.raises(ValueError, match=r"another learner\.weights"):
-        model = rounded().float()
-        load_checkpoint(tmp_path, model, Learner(model, SMALL))
+        load_checkpoint(tmp_path, model, other)
 
 
 class Nameless:
