@@ -73,7 +73,7 @@ def served(words: list[str], folder: Path) -> None:
     assert "search page" in process.stdout.readline()
     time.sleep(0.5)
     process.terminate()
-    assert process.wait(30) is not None
+    assert process.wait(180) is not None  # it may be loading its encoder
 
 
 def small_plan(path: Path) -> None:

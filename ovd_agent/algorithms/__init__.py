@@ -31,6 +31,7 @@ _CLASSES = {
     "reinforce_pp": "ReinforcePP",
     COLD_START: "SFT",
     "luffy": "LUFFY",
+    "ropd": "ROPD",
     "opd": "OPD",
     "vopd": "VOPD",
     "opd_topk": "OPDTopK",

@@ -22,13 +22,15 @@ class Needs:
     `samples`: trajectories that the student plays of each task. `references`: frozen models by
     name, and what they measure of the rows; "start" is the student as the run began.
     `demonstration_scores`: whether the steps of demonstrations are scored, `demonstration_rewards`
-    whether that is needed where the environment's reward is made of scores.
+    whether that is needed where the environment's reward is made of scores. `verdicts`: whether
+    whoever demonstrates rates the samples of a task together, by criteria written for it.
     """
 
     samples: int = 0
     references: Mapping[str, Wants] = field(default_factory=dict[str, Wants])
     demonstration_scores: bool = False
     demonstration_rewards: bool = False
+    verdicts: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,11 @@ class Staged:
         wanted: dict[str, Wants] = {}
         for stage in self.stages():
             wanted |= stage.needs.references
-        return Needs(max(stage.needs.samples for stage in self.stages()), wanted)
+        return Needs(
+            max(stage.needs.samples for stage in self.stages()),
+            wanted,
+            verdicts=any(stage.needs.verdicts for stage in self.stages()),
+        )
 
     @property
     def losses(self) -> Sequence[LossComponent]:

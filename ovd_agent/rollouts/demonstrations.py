@@ -54,6 +54,11 @@ class Demonstrations:
     config: DemonstrationConfig = field(default_factory=DemonstrationConfig)
     demonstrator: Demonstrator | None = None
 
+    @property
+    def author(self) -> object:
+        """Who demonstrates."""
+        return self.scenario.teacher if self.demonstrator is None else self.demonstrator
+
     def demonstrate(
         self, tasks: Sequence[Task], *, scored: bool = False, rewarded: bool = False
     ) -> list[Episode | None]:

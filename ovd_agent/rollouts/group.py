@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ovd_agent.rollouts.trajectory import Trajectory
 from ovd_envs.episode import Task
 from ovd_envs.errors import OVDError
+from ovd_envs.teachers.base import GroupVerdict
 
 
 class DemonstrationError(OVDError, ValueError):
@@ -26,12 +27,14 @@ class Continuation:
 @dataclass(slots=True)
 class Group:
     """The student's samples of one task, then the teacher's demonstrations that were asked for;
-    none where the teacher itself fails. And the samples that the teacher continued."""
+    none where the teacher itself fails. And the samples that the teacher continued, or rated."""
 
     task: Task
     samples: list[Trajectory]
     demonstrations: list[Trajectory] = field(default_factory=list[Trajectory])
     continuations: list[Continuation] = field(default_factory=list[Continuation])
+    verdict: GroupVerdict | None = None
+    """Of the samples that were played, in their order; None where nobody rated them."""
 
     @property
     def played(self) -> list[Trajectory]:

@@ -28,6 +28,7 @@ from ovd_agent.policies.base import PolicyContext, TrainedPolicy
 from ovd_agent.policies.check import check_played
 from ovd_agent.policies.torch_policy import TorchPolicy
 from ovd_agent.rollouts.demonstrations import Demonstrations
+from ovd_agent.rollouts.ratings import group_judge
 from ovd_agent.rollouts.rollout import Rollout
 from ovd_agent.runs.config import PlayConfig, TrainConfig
 from ovd_agent.runs.costs import TeacherCosts
@@ -122,6 +123,9 @@ def assemble(config: TrainConfig) -> Parts:
         shown = config.environment(teacher=config.demonstrator).build()[0]
         demonstrator = cast("Demonstrator", shown.teacher)
         judged = shown if scenario.teacher is None else scenario
+    demonstrations = Demonstrations(judged, config.demonstrations, demonstrator)
+    if algorithm.needs.verdicts:
+        group_judge(demonstrations)
     return Parts(
         tasks,
         held_out[: config.eval_count],
@@ -133,7 +137,7 @@ def assemble(config: TrainConfig) -> Parts:
         student.policy,
         rollout,
         replace(rollout, scenario=played),
-        Demonstrations(judged, config.demonstrations, demonstrator),
+        demonstrations,
         student.precision,
     )
 

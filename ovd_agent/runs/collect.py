@@ -27,6 +27,7 @@ from ovd_agent.algorithms.base import (
 from ovd_agent.learner.rows import TrainingRow
 from ovd_agent.rollouts.continuations import Cut, continue_samples
 from ovd_agent.rollouts.group import Group
+from ovd_agent.rollouts.ratings import rate_samples
 from ovd_agent.rollouts.trajectory import Trajectory
 from ovd_agent.runs.assemble import Parts
 from ovd_agent.runs.config import TrainConfig
@@ -121,6 +122,9 @@ class Collector:
         with watch("teacher"):
             failed = self._demonstrate(groups, algorithm)
             continued = self._continue(groups, algorithm)
+            rated = (
+                rate_samples(groups, self.parts.demonstrations) if algorithm.needs.verdicts else {}
+            )
         self.parts.policy.rest()
         with watch("learn"):
             rows = [row for group in groups for row in algorithm.rows(group, context)]
@@ -138,6 +142,7 @@ class Collector:
             **truth_of_accepted(context.judged),
             **context.figures,
             **continued,
+            **rated,
             **resampled,
             **paced,
             "tasks": [task.id for task in tasks],

@@ -24,6 +24,7 @@ from ovd_agent.models import tiny_model
 from ovd_agent.rollouts.continuations import Cut, continue_samples
 from ovd_agent.rollouts.demonstrations import Demonstrations
 from ovd_agent.rollouts.group import Group
+from ovd_agent.rollouts.ratings import rate_samples
 from ovd_agent.rollouts.rollout import Rollout
 from ovd_envs.calibration.players import careless, oracle, play
 from ovd_envs.registry import make_scenario
@@ -92,6 +93,8 @@ def rows_of(algorithm, played, shares, *, demonstrated=True):
         scenario, _ = make_scenario("ovd/WebQA-v0", passages=200, count=8)
         rollout = Rollout(scenario, None, tokenizer, max_length=4000)
         continue_samples(cuts, Demonstrations(scenario), rollout)
+    if chosen.needs.verdicts:
+        rate_samples(groups, Demonstrations(make_scenario("ovd/WebQA-v0", passages=200)[0]))
     rows = [row for group in groups for row in chosen.rows(group, context)]
     assert all(np.isfinite(value) for value in context.figures.values())
     return groups, rows

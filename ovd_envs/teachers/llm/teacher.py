@@ -14,12 +14,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from ovd_envs.episode import Episode, VerbalScore
 from ovd_envs.errors import OptionError, TeacherUnavailable
 from ovd_envs.llm.connection import Connection, NoAnswer, Reply, Server, Usage
 from ovd_envs.llm.forms import Wish
-from ovd_envs.teachers.base import ScoreRequest, TeacherContext
+from ovd_envs.teachers.base import (
+    Criterion,
+    GroupRequest,
+    GroupVerdict,
+    ScoreRequest,
+    TeacherContext,
+)
+from ovd_envs.teachers.llm.criteria import (
+    criteria_messages,
+    read_criteria,
+    read_verdict,
+    verdict_messages,
+)
 from ovd_envs.teachers.llm.prompts import (
     VERSION,
     Messages,
@@ -31,7 +44,14 @@ from retrieval_index.http import check_address
 
 ScorePrompt = Callable[[ScoreRequest], Messages]
 
+T = TypeVar("T")
+
 _MOST_LEVELS = 10
+_TRIES = 3
+"""Samples of a reply that is not in its form."""
+_CRITERIA_TOKENS = 500
+_VERDICT_TOKENS = 8
+"""For each criterion."""
 _FEW = 30
 """Fewer scores than this say nothing about the share of missing ones."""
 _RECENT = 200
@@ -166,6 +186,52 @@ class LLMTeacher:
         if failures and len(failures) == len(actions):
             raise TeacherUnavailable(f"{self.options.model} gave no action: {failures[0]}")
         return ["" if isinstance(action, NoAnswer) else action for action in actions]
+
+    def rate(self, requests: Sequence[GroupRequest]) -> list[GroupVerdict | None]:
+        """Criteria for each task, then every episode judged by them. None for a task whose criteria
+        do not come in their form; an episode whose judgement does not come has none."""
+        authored = self._connection.run([self._criteria(request) for request in requests])
+        asked = [
+            (criteria, episode)
+            for criteria, request in zip(authored, requests, strict=True)
+            if criteria is not None
+            for episode in request.episodes
+        ]
+        judged = iter(self._connection.run([self._verdict(e, c) for c, e in asked]))
+        return [
+            None
+            if criteria is None
+            else GroupVerdict(criteria, tuple(next(judged) for _ in request.episodes))
+            for criteria, request in zip(authored, requests, strict=True)
+        ]
+
+    async def _criteria(self, request: GroupRequest) -> tuple[Criterion, ...] | None:
+        if not request.episodes:
+            return None
+        messages = criteria_messages(request.episodes, request.references)
+        return await self._read_reply(messages, _CRITERIA_TOKENS, read_criteria)
+
+    async def _verdict(
+        self, episode: Episode, criteria: Sequence[Criterion]
+    ) -> tuple[int | None, ...] | None:
+        read = partial(read_verdict, criteria=len(criteria), steps=len(episode.turns))
+        tokens = _VERDICT_TOKENS * len(criteria)
+        return await self._read_reply(verdict_messages(episode, criteria), tokens, read)
+
+    async def _read_reply(
+        self, messages: Messages, tokens: int, read: Callable[[str], T | None]
+    ) -> T | None:
+        """A reply that is not in its form is sampled again."""
+        for number in range(_TRIES):
+            temperature = self.options.temperature if number else 0.0
+            try:
+                reply = await self._connection.ask(Wish(messages, tokens, temperature, seed=number))
+            except NoAnswer:
+                return None
+            if (found := read(reply.text)) is not None:
+                return found
+            self.usage.faults.update(["not in the form"])
+        return None
 
     async def _score(self, request: ScoreRequest) -> VerbalScore:
         if request.levels > _MOST_LEVELS:

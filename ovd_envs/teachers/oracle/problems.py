@@ -38,7 +38,7 @@ _TURNS = 8
 def reason(episode: Episode, left: float, max_turns: int | None) -> str:
     """The next action, of which at most `left` are left."""
     task = episode.task
-    steps, said = _steps(task), thoughts_of(episode.turns)
+    steps, said = steps_of(task), thoughts_of(episode.turns)
     stated = {equation.key for equation in find_equations(said) if equation.true}
     missing = [step.text for step in steps if step.key not in stated]
     solution = str(task.metadata.get("solution", "")).strip()
@@ -51,7 +51,7 @@ def reason(episode: Episode, left: float, max_turns: int | None) -> str:
     return write_action("\n".join(missing[:share]), "answer", "")
 
 
-def _steps(task: Task) -> list[Equation]:
+def steps_of(task: Task) -> list[Equation]:
     """The known steps of a problem, each once."""
     steps: Any = task.metadata.get("steps")
     if steps is None:
@@ -66,8 +66,8 @@ def judge_problem(request: ScoreRequest) -> Verdict:
     thought = thought_of(request.turn)
     said = thoughts_of(request.episode.turns[: request.index])
     if request.turn.kind == "think":
-        return _judge_step(_steps(request.episode.task), said, thought)
-    steps, everything = _steps(request.episode.task), find_equations(f"{said}\n{thought}")
+        return _judge_step(steps_of(request.episode.task), said, thought)
+    steps, everything = steps_of(request.episode.task), find_equations(f"{said}\n{thought}")
     stated = {equation.key for equation in everything if equation.true}
     shown = all(step.key in stated for step in steps) if steps else bool(said or thought)
     if request.episode.exact_match:

@@ -90,7 +90,7 @@ def _passage(passage_id: str, task: Task, lookup: Lookup) -> Document:
 
 def _cite(episode: Episode) -> str:
     found = [document for turn in episode.turns for document in turn.documents]
-    gold = [document for document in found if _gold_id(document, episode.task)]
+    gold = [document for document in found if gold_id(document, episode.task)]
     if not gold:
         return f"I believe the answer is {episode.task.answers[0]}"
     return f"According to {gold[-1].title or 'the passage'}, it is {episode.task.answers[0]}"
@@ -116,7 +116,7 @@ def _read(task: Task, turns: Sequence[Turn]) -> set[str]:
     found = [document for turn in turns for document in turn.documents]
     if not task.supporting:
         return {document.id for document in found}
-    return {_gold_id(document, task) or document.id for document in found}
+    return {gold_id(document, task) or document.id for document in found}
 
 
 def _gold_read(task: Task, turns: Sequence[Turn], read: set[str]) -> set[str]:
@@ -124,19 +124,19 @@ def _gold_read(task: Task, turns: Sequence[Turn], read: set[str]) -> set[str]:
     if task.supporting:
         return read.intersection(task.supporting)
     found = [document for turn in turns for document in turn.documents if document.id in read]
-    return {document.id for document in found if _says(document, task.answers)}
+    return {document.id for document in found if says(document, task.answers)}
 
 
-def _gold_id(document: Document, task: Task) -> str | None:
+def gold_id(document: Document, task: Task) -> str | None:
     """Of the gold passage that this is, or is the piece of that matters; else None."""
     gold = task.supporting
-    if document.id in gold or (not gold and _says(document, task.answers)):
+    if document.id in gold or (not gold and says(document, task.answers)):
         return document.id
-    piece = document.source in gold and (len(gold) > 1 or _says(document, task.answers))
+    piece = document.source in gold and (len(gold) > 1 or says(document, task.answers))
     return document.source if piece else None
 
 
-def _says(document: Document, answers: Sequence[str]) -> bool:
+def says(document: Document, answers: Sequence[str]) -> bool:
     return mentions(f"{document.title} {document.text}", answers)
 
 

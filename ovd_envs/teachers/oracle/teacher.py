@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from ovd_envs.episode import Episode, VerbalScore
 from ovd_envs.errors import OptionError
-from ovd_envs.teachers.base import ScoreRequest, TeacherContext
+from ovd_envs.teachers.base import GroupRequest, GroupVerdict, ScoreRequest, TeacherContext
+from ovd_envs.teachers.oracle.criteria import rate_group
 from ovd_envs.teachers.oracle.problems import judge_problem, reason
 from ovd_envs.teachers.oracle.questions import Lookup, judge_question, search_or_answer
 from ovd_envs.teachers.oracle.thoughts import Verdict
@@ -73,6 +74,9 @@ class OracleTeacher:
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[VerbalScore]:
         return [self._score(request) for request in requests]
+
+    def rate(self, requests: Sequence[GroupRequest]) -> list[GroupVerdict | None]:
+        return [rate_group(request) for request in requests]
 
     def act(self, episodes: Sequence[Episode]) -> list[str]:
         return [self._action(episode) for episode in episodes]
