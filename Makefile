@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo demo-math players test test-faults test-several test-adapters lint types setup-vllm test-vllm bench-setup
+.PHONY: setup demo demo-math players test test-faults test-several test-adapters lint types docs setup-vllm test-vllm bench-setup
 
 setup: .venv/installed
 
@@ -65,6 +65,10 @@ lint: setup
 
 types: setup
 	$(BIN)/pyright
+
+# The documentation as a site, in ./site: pages, and an API reference from the docstrings.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Our environments in other suites, with the real packages.
 test-adapters: bench-setup

@@ -37,7 +37,7 @@ _CHUNK_WORD = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}]+")
 """What counts as a word where passages are split; in scripts without spaces, a character."""
 
 Source = str | Path
-"""A file, a folder, or "hub:org/name[/config][:split]"."""
+"""A file, a folder, or `hub:org/name[/config][:split]`."""
 Records = Iterator[tuple[str, Any]]
 """Where a record stands, for messages, and the record."""
 

@@ -151,7 +151,13 @@ class TRLRun:
     def _open_log(self, done: int) -> AbstractContextManager[RunLog | None]:
         if not self.main:
             return nullcontext()
-        log = RunLog(self.config.out, self.config.updates, resume_from=done)
+        log = RunLog(
+            self.config.out,
+            self.config.updates,
+            resume_from=done,
+            loggers=self.config.loggers,
+            config=self.config.record(),
+        )
         log.say(
             f"{self.config.student}: {self.parts.precision}, {self.share.ranks} process"
             f"{'es' if self.share.ranks > 1 else ''} of TRL"

@@ -16,6 +16,7 @@ from ovd_agent.lora import LoraConfig
 from ovd_agent.policies import DEFAULT_POLICY, IN_PROCESS, POLICIES, chosen_policy
 from ovd_agent.rollouts.demonstrations import DemonstrationConfig
 from ovd_agent.runs.fingerprints import check_unchanged, fingerprints
+from ovd_agent.runs.loggers import LOGGERS
 from ovd_envs.errors import OptionError
 from ovd_envs.options import Options
 from ovd_envs.registry import DEFAULT_ENV, choose_environment, look_up_environment
@@ -30,7 +31,15 @@ CONFIG_FILE = "config.json"
 NO_TEACHER = "none"
 BUILT_IN = "built-in"
 """The search engine that an environment has by itself."""
-_INCIDENTAL = ("out", "threads", "updates", "checkpoint_every", "eval_every", "keep_episodes")
+_INCIDENTAL = (
+    "out",
+    "threads",
+    "updates",
+    "checkpoint_every",
+    "eval_every",
+    "keep_episodes",
+    "loggers",
+)
 """Options that a resumed run may change."""
 
 
@@ -206,6 +215,8 @@ class TrainConfig(PlayConfig):
     """Updates from one checkpoint to the next."""
     keep_episodes: bool = True
     """Keep every play of training in episodes_training.jsonl, for `ovd view`."""
+    loggers: tuple[str, ...] = ("tensorboard",)
+    """Where figures are shown besides the run's folder: tensorboard, wandb, trackio, or none."""
     demonstrations: DemonstrationConfig = field(default_factory=DemonstrationConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -215,6 +226,8 @@ class TrainConfig(PlayConfig):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name}={getattr(self, name)}: expected at least 1")
         self.record()  # every part is there, with options that it knows
+        for name in self.loggers:
+            LOGGERS.choose(name)
         if not self.lora.merge and chosen_policy(self.policy).name == IN_PROCESS:
             raise OptionError("lora.merge=False: expected vLLM, or URLs of it, as policy")
 

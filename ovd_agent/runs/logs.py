@@ -1,4 +1,4 @@
-"""What a run leaves behind while it runs: log.jsonl, eval.jsonl, TensorBoard, a progress bar.
+"""What a run leaves behind while it runs: log.jsonl, eval.jsonl, loggers, a progress bar.
 
 A run that was killed may have left a torn last line, and updates that its checkpoint does not
 know of. `RunLog` drops both when the run is resumed, so that every update appears exactly once.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -27,6 +27,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from ovd_agent.runs.loggers import Loggers, RunOf
 from retrieval_index.files import write_atomically
 
 REJECTIONS_FILE = "rejections.jsonl"
@@ -52,6 +53,8 @@ class RunLog:
         quiet: bool = False,
         resume_from: int = 0,
         eval_every: int = 0,
+        loggers: Sequence[str] = ("tensorboard",),
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._updates, self._evaluations = folder / "log.jsonl", folder / "eval.jsonl"
@@ -65,8 +68,8 @@ class RunLog:
         self._evaluation_seconds = [record.get("seconds", 0.0) for record in evaluations]
         self._seconds = [record["seconds"]["total"] for record in read_log(self._updates)]
         self._total, self._every = total_updates, eval_every
-        self._tensorboard_folder = folder / "tensorboard"
-        self._resume_from = resume_from
+        self._logger_names = tuple(loggers)
+        self._run = RunOf(folder, config or {}, resume_from)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -84,12 +87,7 @@ class RunLog:
         self._foresee(resume_from)
 
     def __enter__(self) -> RunLog:
-        from torch.utils.tensorboard import SummaryWriter
-
-        # purge_step hides what a killed run wrote past its last checkpoint.
-        self._tensorboard = SummaryWriter(
-            str(self._tensorboard_folder), purge_step=self._resume_from or None
-        )
+        self._loggers = Loggers(self._logger_names, self._run)
         self._progress.start()
         return self
 
@@ -100,7 +98,7 @@ class RunLog:
         trace: TracebackType | None,
     ) -> None:
         self._progress.stop()
-        self._tensorboard.close()
+        self._loggers.close()
 
     def say(self, text: str) -> None:
         """A line above the progress bar."""
@@ -110,8 +108,7 @@ class RunLog:
         """Record update number `update` (0-based)."""
         append_record(self._updates, {"update": update, **metrics})
         self._seconds.append(metrics["seconds"]["total"])
-        for name, value in _scalars(metrics):
-            self._tensorboard.add_scalar(name, value, update)
+        self._loggers.log(update, dict(_scalars(metrics)))
         figures = f"{60 / metrics['seconds']['total']:.1f} updates/min"
         for name, shown in (("em", "EM"), ("acceptance", "accepted")):
             if metrics[name] is not None:  # some algorithms play no samples
@@ -140,8 +137,7 @@ class RunLog:
         append_record(self._evaluations, {"update": update, **result})
         self._evaluation_seconds.append(result.get("seconds", 0.0))
         self._foresee(update, evaluated=True)
-        for name in ("em", "f1"):
-            self._tensorboard.add_scalar(f"held_out/{name}", result[name], update)
+        self._loggers.log(update, {f"held_out/{name}": result[name] for name in ("em", "f1")})
         self._progress.console.print(
             f"held-out EM {result['em']:.3f} [{result['em_low']:.3f}, {result['em_high']:.3f}] "
             f"after {update} updates ({result['count']} tasks)",

@@ -60,7 +60,12 @@ class Trainer:
         self._resume()
         began = time.perf_counter() - self.seconds
         with RunLog(
-            config.out, config.updates, resume_from=self.update, eval_every=config.eval_every
+            config.out,
+            config.updates,
+            resume_from=self.update,
+            eval_every=config.eval_every,
+            loggers=config.loggers,
+            config=config.record(),
         ) as log:
             log.say(f"{config.student}: {self.parts.precision}")
             if self.update:

@@ -3,6 +3,7 @@ and are refused with other options."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import signal
@@ -12,9 +13,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from ovd_agent.cli import main
 from ovd_agent.runs.logs import read_log
+from ovd_envs.episode import read_episodes
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALL = (
@@ -109,17 +112,70 @@ def killed_after_an_update(command, elsewhere):
     process.wait()
 
 
-def test_the_method_in_one_file_runs(elsewhere, monkeypatch, capsys):
+@pytest.fixture
+def script(elsewhere, monkeypatch, capsys):
+    """Runs an example as a script; returns what it printed."""
+
+    def run(name, *words):
+        monkeypatch.setattr(sys, "argv", [name, *words])
+        module = type(sys)("example")
+        module.__dict__["__name__"] = "__main__"
+        monkeypatch.setitem(sys.modules, "__main__", module)
+        exec(compile((elsewhere / name).read_text(), name, "exec"), module.__dict__)
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_the_method_in_one_file_runs(script):
     words = ["--student", "tiny", "--updates", "2", "--tasks", "2", "--held-out", "2"]
-    monkeypatch.setattr(sys, "argv", ["ovd_in_one_file.py", *words, "--max-length", "900"])
-    code = compile((elsewhere / "ovd_in_one_file.py").read_text(), "ovd_in_one_file.py", "exec")
-    module = type(sys)("one_file")
-    module.__dict__["__name__"] = "__main__"
-    monkeypatch.setitem(sys.modules, "__main__", module)
-    exec(code, module.__dict__)
-    out = capsys.readouterr().out
+    out = script("ovd_in_one_file.py", *words, "--max-length", "900")
     assert "update 2: accepted 0.00, 4 demonstrations" in out
     assert "after: EM" in out
+
+
+def test_ppo_without_our_trainer_runs(script):
+    words = ["--student", "tiny", "--iterations", "2", "--num-envs", "2", "--max-length", "300"]
+    out = script("ppo_in_one_file.py", *words)
+    assert "iteration 2: reward" in out
+    assert "nan" not in out
+
+
+def test_trl_trains_on_our_environment(script, elsewhere):
+    pytest.importorskip("trl", reason='pip install -e ".[trl]"')
+    words = ["--student", "tiny", "--steps", "1", "--tasks", "1", "--samples", "2"]
+    script("trl_grpo.py", *words, "--max-length", "300", "--out", str(elsewhere / "run"))
+    assert (elsewhere / "run" / "model.safetensors").exists()
+
+
+def test_recorded_transcripts_are_graded_and_scored(script, elsewhere):
+    words = ["--transcripts", "transcripts.jsonl", "--tasks", "questions.jsonl"]
+    out = script("recorded_episodes.py", *words)
+    assert "q1: 'Lisbon', EM 1.0, scores 9 9" in out
+    assert "q2: 'Douro', EM 0.0, scores 4 1" in out
+    assert "exact match 0.50 of 4 episodes" in out
+    assert len(list(read_episodes(elsewhere / "recorded.jsonl"))) == 4
+
+
+def test_ppo_estimates_advantages_as_the_definition_says(monkeypatch):
+    """Over the tokens that were written alone, against the sum over their TD errors."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    ppo = importlib.import_module("ppo_in_one_file")
+    options = ppo.Options(gamma=0.9, gae_lambda=0.8)
+    rewards = torch.tensor([[0.0, 0.5, 9.0, 0.0, 1.0]])
+    values = torch.tensor([[0.3, 0.2, 7.0, 0.4, 0.1]])
+    written = torch.tensor([[True, True, False, True, True]])
+    advantages, returns = ppo.estimate(rewards, values, written, options)
+    where = [0, 1, 3, 4]
+    errors = []
+    for place, following in zip(where, [*where[1:], None], strict=True):
+        after = 0.0 if following is None else 0.9 * float(values[0, following])
+        errors.append(float(rewards[0, place]) + after - float(values[0, place]))
+    for index, place in enumerate(where):
+        expected = sum(0.72**n * error for n, error in enumerate(errors[index:]))
+        assert float(advantages[0, place]) == pytest.approx(expected)
+    assert torch.equal(returns, advantages + values)
+    assert float(advantages[0, 2]) == 0.0
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)

@@ -1,0 +1,1 @@
+"""Rollouts: a student plays tasks; episodes become trajectories, groups and demonstrations."""
