@@ -62,6 +62,7 @@ class RetrievalClient:
             return self._http.run(
                 persist(
                     lambda seconds: self._http.post(url, asked, seconds),
+                    address=self.url,
                     try_seconds=self.seconds,
                     total_seconds=_TRIES * self.seconds,
                     tries=_TRIES,

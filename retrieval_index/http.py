@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import math
 import os
 import random
@@ -25,8 +26,11 @@ from retrieval_index.errors import OptionError, OVDError
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
 MAX_BODY = 64 * 2**20
 """Bytes of a reply, after decompression."""
+_SEVERAL = 3
+"""Tries of one request after which a warning says that they fail."""
 _FIRST_WAIT, _LONGEST_WAIT = 0.25, 8.0
 _PASSING = (408, 409, 425, 429, 500, 502, 503, 504, 529)
 """Answers that may be different a little later."""
@@ -185,6 +189,7 @@ def _passwords() -> Any:
 async def persist(
     attempt: Callable[[float], Awaitable[T]],
     *,
+    address: str,
     try_seconds: float,
     total_seconds: float,
     tries: int | None = None,
@@ -193,7 +198,7 @@ async def persist(
     """Call `attempt(seconds)` until it gives a result, with growing pauses in between.
 
     Raises the HTTPFault of an attempt that is hopeless, OutOfTime when the time or the tries are
-    used up. `on_fault` hears of each.
+    used up. `on_fault` hears of each, and so does the log, which names the `address`.
     """
     deadline, wait = time.monotonic() + total_seconds, _FIRST_WAIT
     last, made = HTTPFault("timeout", "no try was made"), 0
@@ -205,6 +210,8 @@ async def persist(
             on_fault(fault)
             if not fault.again or (fault.after or 0) > total_seconds:
                 raise
+            level = logging.WARNING if made == _SEVERAL else logging.INFO
+            log.log(level, "%s: try %d failed (%s); it is tried again", address, made, fault)
             # What the deadline itself cut short says nothing of the server.
             if made == 1 or fault.kind != "timeout" or seconds == try_seconds:
                 last = fault

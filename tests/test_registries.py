@@ -58,6 +58,7 @@ OTHERS = {
     "ovd": {
         *("ovd_agent/__init__.py", "ovd_envs/__init__.py"),
         *("ovd_envs/cache.py", "retrieval_index/evaluate.py", "ovd_agent/cli/doctor.py"),
+        "ovd_agent/runs/loggers.py",
     },
     "vllm": {"ovd_agent/cli/doctor.py"},
     "trl": {"ovd_agent/cli/doctor.py"},

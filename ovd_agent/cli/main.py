@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import signal
 import sys
@@ -64,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(module: str, arguments: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Run the command in `module`; every error of the suite is one sentence and status 2."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    _set_up_logging()
     if prog is not None:
         sys.argv[0] = prog
     # Parts are named by module:Class from the folder where the command is run.
@@ -86,6 +88,16 @@ def run(module: str, arguments: Sequence[str] | None = None, prog: str | None = 
     except KeyboardInterrupt:
         print("stopped: rerun the same command to resume", file=sys.stderr)
         return 130
+
+
+def _set_up_logging() -> None:
+    """Warnings, or what OVD_LOG says: "info" also shows every retry."""
+    level = os.environ.get("OVD_LOG", "warning").upper()
+    if level not in logging.getLevelNamesMapping():
+        raise SystemExit(f"OVD_LOG={level.lower()!r}: expected debug, info, warning or error")
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    for package in ("ovd_envs", "ovd_agent", "retrieval_index"):
+        logging.getLogger(package).setLevel(level)
 
 
 def _of_files(error: Exception) -> str | None:

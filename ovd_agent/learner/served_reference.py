@@ -88,6 +88,7 @@ class ServedModel:
         try:
             found = await persist(
                 attempt,
+                address=self.url,
                 try_seconds=self.try_seconds,
                 total_seconds=self.total_seconds,
                 on_fault=lambda fault: self.faults.update([fault.kind]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import queue
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -21,6 +22,7 @@ from retrieval_index.http import HTTPFault, JSONClient, OutOfTime, persist
 
 STUDENT = "student"
 """The name under which ovd serve-model serves a student."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -156,6 +158,7 @@ class ServedPolicy:
                 problem = str(fault)
                 if fault.kind == "connection":
                     server.up, fault.after = False, 0.0  # elsewhere, at once
+                    log.warning("%s is left out until the next update: %s", server.url, fault)
                 elif not fault.again:
                     raise PolicyUnavailable(f"{server.url} refuses a request: {fault}") from None
                 raise
@@ -165,6 +168,7 @@ class ServedPolicy:
         try:
             return await persist(
                 attempt,
+                address="student",
                 try_seconds=self._try_seconds,
                 total_seconds=self._total_seconds,
                 on_fault=lambda fault: self.faults.update([fault.kind]),
@@ -206,19 +210,21 @@ class ServedPolicy:
         tried = await asyncio.gather(
             *(self._take_over(server, folder) for server in self.servers), return_exceptions=True
         )
-        problems: list[str] = []
+        problems: list[tuple[str, HTTPFault]] = []
         for server, result in zip(self.servers, tried, strict=True):
             server.up = not isinstance(result, BaseException)
             if isinstance(result, BaseException):
                 if not isinstance(result, HTTPFault):
                     raise result
-                problems.append(f"{server.url}: {result}")
+                problems.append((server.url, result))
         if not any(server.up for server in self.servers):
             rank = " --lora-rank RANK" if self._takes_adapters else ""
             raise PolicyUnavailable(
-                f"no server takes the student's weights ({'; '.join(problems)}): start one by"
+                f"no server takes the student's weights ({_listed(problems)}): start one by"
                 f" ovd serve-model --role student{rank}"
             )
+        for problem in problems:
+            log.warning("%s is left out until the next update: %s", *problem)
         return [None if isinstance(result, BaseException) else result for result in tried]
 
     async def _take_over(self, server: Server, folder: str) -> list[float]:
@@ -250,3 +256,7 @@ class ServedPolicy:
             await self._http.order(unload, name, self._try_seconds)
         load = {"lora_name": ADAPTERS, "lora_path": folder}
         await self._http.order(f"{server.url}/v1/load_lora_adapter", load, self._total_seconds)
+
+
+def _listed(problems: Sequence[tuple[str, HTTPFault]]) -> str:
+    return "; ".join(f"{url}: {fault}" for url, fault in problems)

@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import faulthandler
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Literal
 
+log = logging.getLogger(__name__)
 MATH_SECONDS = 2.0
 """Processor time for one comparison: a busy machine changes no verdict. Real ones take 0.2 s."""
 _WORKER_BYTES = 4 << 30
@@ -39,6 +41,7 @@ class Verifier:
                 reply = _ask(self._process, json.dumps([answer, gold]))
             finally:
                 if not reply:  # too slow, or we were interrupted: no late reply may be read later
+                    log.info("comparing %.60r with %.60r did not end in time", answer, gold)
                     self.close()
             return _VERDICTS.get(reply.strip(), "timeout")
 

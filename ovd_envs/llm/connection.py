@@ -146,6 +146,7 @@ class Connection:
         try:
             reply = await persist(
                 attempt,
+                address=self.server.base_url,
                 try_seconds=self.server.try_seconds,
                 total_seconds=self.server.total_seconds,
                 on_fault=lambda fault: self.usage.faults.update([fault.kind]),

@@ -315,3 +315,9 @@ def test_a_build_on_a_full_disk_leaves_one_sentence(tmp_path):
     assert ended.returncode == 2, ended.stderr
     assert "the disk is full" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_level_of_logging_that_is_none_is_named(monkeypatch):
+    monkeypatch.setenv("OVD_LOG", "loud")
+    with pytest.raises(SystemExit, match="OVD_LOG='loud': expected debug, info, warning or error"):
+        main.main(["doctor"])

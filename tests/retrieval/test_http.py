@@ -147,7 +147,7 @@ def persisted(client, faults, **limits):
             raise faults.pop(0)
         return "done"
 
-    limits = {"try_seconds": 5.0, "total_seconds": 60.0, **limits}
+    limits = {"address": "http://h", "try_seconds": 5.0, "total_seconds": 60.0, **limits}
     return client.run(persist(attempt, **limits)), given
 
 
@@ -157,6 +157,14 @@ def test_passing_faults_are_tried_again_and_counted(monkeypatch):
     faults = [HTTPFault("500", "a"), HTTPFault("400", "b", after=0.0)]
     result, given = persisted(JSONClient(), faults, on_fault=lambda fault: heard.append(fault.kind))
     assert (result, heard, given) == ("done", ["500", "400"], [5.0] * 3)
+
+
+def test_tries_that_fail_leave_a_line_and_the_third_warns(monkeypatch, caplog):
+    monkeypatch.setattr("retrieval_index.http._FIRST_WAIT", 0.001)
+    caplog.set_level("INFO", "retrieval_index.http")
+    persisted(JSONClient(), [HTTPFault("500", "busy") for _ in range(4)])
+    assert [record.levelname for record in caplog.records] == ["INFO", "INFO", "WARNING", "INFO"]
+    assert caplog.records[2].getMessage() == "http://h: try 3 failed (busy); it is tried again"
 
 
 @pytest.mark.parametrize("fault", [HTTPFault("401", "no", again=False), HTTPFault("429", "x")])
