@@ -8,7 +8,7 @@ when a step begins; "peak" is of the process that makes one forward and backward
 tokens, less that of the same process before it. `opd`, `opd_topk` and `gkd` are this suite's: the
 teacher is a second model, whose distributions are made a few tokens at a time. "stored" ways keep
 what the teacher said of every token, as people do who ask it beforehand. What would take more than
-`--most-gb` is not run; its bytes are those of its shape.
+`--most-gb` is not run; its bytes are those of its shape. Run it again to go on after a stop.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from record import RESULTS, surroundings, write_record
+from record import RESULTS, begun, surroundings, write_record
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -134,9 +134,12 @@ def kept_bytes(way: str, tokens: int, vocabulary: int, options: Options) -> int:
 def main(options: Options) -> None:
     ways = [f"scores, v = {v}" for v in options.levels]
     ways += [*OURS, f"stored top {options.k}", "stored whole"]
-    cells = [(v, n, way) for v in options.vocabularies for n in options.tokens for way in ways]
-    results: list[dict[str, Any]] = []
-    for vocabulary, tokens, way in track(cells, "measuring", console=Console(stderr=True)):
+    cells = [(v, n, way) for n in options.tokens for v in options.vocabularies for way in ways]
+    where = {"row": ROW, **surroundings(["torch", "transformers"])}
+    results = resumed(options.out, where)
+    done = {(each["vocabulary"], each["tokens"], each["way"]) for each in results}
+    left = [cell for cell in cells if cell not in done]
+    for vocabulary, tokens, way in track(left, "measuring", console=Console(stderr=True)):
         kept = kept_bytes(way, tokens, vocabulary, options)
         found: int | None = None
         if kept <= options.most_gb * 1e9:
@@ -148,10 +151,15 @@ def main(options: Options) -> None:
         results.append(
             {"vocabulary": vocabulary, "tokens": tokens, "way": way, "kept": kept, "peak": found}
         )
+        write_record(options.out, {"results": results, **where})
     show(results, options)
-    write_record(
-        options.out, {"results": results, "row": ROW, **surroundings(["torch", "transformers"])}
-    )
+
+
+def resumed(path: Path, where: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a run on this machine with these versions has measured already."""
+    record = begun(path)
+    same = all(record.get(name) == value for name, value in where.items())
+    return list(record["results"]) if same else []
 
 
 def in_process(function: Any, *arguments: Any) -> Any:

@@ -29,6 +29,7 @@ from ovd_envs.errors import OptionError
 from ovd_envs.search.base import SearchEngine, SearchRequest
 from ovd_envs.search.simulated.base import WriteRequest
 from ovd_envs.search.simulated.engine import Noise, SimulatedOptions, SimulatedSearch
+from ovd_envs.search.simulated.engine import Written as Counts
 from ovd_envs.search.simulated.prompts import read_passages, write_messages
 from retrieval_index.documents import Document
 from retrieval_index.mentions import mentions
@@ -175,6 +176,15 @@ class LocalSimulator:
         with torch.inference_mode(False):
             writer = LocalWriter(model.eval(), tokenizer, temperature=self.temperature)
         return SimulatedSearch(options, writer)
+
+    @property
+    def written(self) -> Counts:
+        """What the engine did."""
+        return self.engine.written
+
+    def pace(self, share: float) -> float:
+        """As `SimulatedSearch.pace`."""
+        return self.engine.pace(share)
 
     def search(self, requests: Sequence[SearchRequest], k: int) -> list[list[Document]]:
         return self.engine.search(requests, k)

@@ -210,8 +210,9 @@ async def persist(
             on_fault(fault)
             if not fault.again or (fault.after or 0) > total_seconds:
                 raise
-            level = logging.WARNING if made == _SEVERAL else logging.INFO
-            log.log(level, "%s: try %d failed (%s); it is tried again", address, made, fault)
+            if fault.after != 0:  # which is to be tried otherwise, at once
+                level = logging.WARNING if made == _SEVERAL else logging.INFO
+                log.log(level, "%s: try %d failed (%s); it is tried again", address, made, fault)
             # What the deadline itself cut short says nothing of the server.
             if made == 1 or fault.kind != "timeout" or seconds == try_seconds:
                 last = fault

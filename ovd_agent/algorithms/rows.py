@@ -108,9 +108,12 @@ def merged(rows: Sequence[TrainingRow]) -> list[TrainingRow]:
 def row_of(trajectory: Trajectory) -> TrainingRow:
     """A row of the trajectory that trains nothing yet."""
     authors = np.empty(len(trajectory.ids), dtype=np.int8)
+    turns = np.empty(len(trajectory.ids), dtype=np.int16)
     for segment in trajectory.segments:
         authors[segment.start : segment.end] = AUTHORS.index(segment.author)
+        turns[segment.start : segment.end] = segment.turn
     row = TrainingRow.blank(trajectory.ids, _kind(trajectory), authors)
+    row.turns = turns
     row.group, row.version = trajectory.episode.task.id, trajectory.version
     return row
 

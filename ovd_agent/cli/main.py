@@ -95,9 +95,18 @@ def _set_up_logging() -> None:
     level = os.environ.get("OVD_LOG", "warning").upper()
     if level not in logging.getLevelNamesMapping():
         raise SystemExit(f"OVD_LOG={level.lower()!r}: expected debug, info, warning or error")
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     for package in ("ovd_envs", "ovd_agent", "retrieval_index"):
-        logging.getLogger(package).setLevel(level)
+        ours = logging.getLogger(package)
+        ours.setLevel(level)
+        if not ours.handlers:  # on ours alone: other libraries say what they like
+            ours.addHandler(_ToStderr())
+
+
+class _ToStderr(logging.Handler):
+    """Writes to what stderr is at the time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"{record.levelname} {record.name}: {record.getMessage()}", file=sys.stderr)
 
 
 def _of_files(error: Exception) -> str | None:

@@ -24,8 +24,9 @@ class MicroBatch:
     `attention_mask` [b, longest], which go on from there.
 
     `positions` index the flattened [b * longest] hidden states that predict the trained tokens,
-    whose ids are `targets` and whose streams are `streams`, all [n] or [n, K]. `rows` are the
-    places of the rows in what was given, with the number of trained tokens of each.
+    whose ids are `targets` and whose streams are `streams`, all [n] or [n, K]; `turns` [n] are
+    their turns, -1 where that is not known. `rows` are the places of the rows in what was given,
+    with the number of trained tokens of each.
     """
 
     prefix: Tensor
@@ -34,6 +35,7 @@ class MicroBatch:
     positions: Tensor
     targets: Tensor
     streams: Mapping[str, Tensor]
+    turns: NDArray[np.int16]
     rows: tuple[tuple[int, int], ...]
     size: int
     """Tokens that are computed, padding left out."""
@@ -129,10 +131,17 @@ def _collate(
         positions=moved(np.concatenate(positions)),
         targets=moved(np.concatenate(targets)),
         streams={name: moved(stream) for name, stream in streams.items()},
+        turns=np.concatenate([_turns(each) for each in rows]),
         rows=tuple((each.index, len(each.places)) for each in rows),
         size=prefix + int(lengths.sum()),
         weighted=frozenset(each.weight for each in losses if streams[each.weight].any()),
     )
+
+
+def _turns(each: _Trained) -> NDArray[np.int16]:
+    if each.row.turns is None:
+        return np.full(len(each.places), -1, dtype=np.int16)
+    return each.row.turns[each.places]
 
 
 def _streams(rows: Sequence[_Trained], losses: Sequence[LossComponent]) -> dict[str, NDArray[Any]]:

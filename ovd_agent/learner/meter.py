@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ovd_agent.learner.batches import MicroBatch
 from ovd_agent.losses.base import LossComponent, StepTokens
+
+BY_TURN = ("entropy", "kl_behaviour", "clip_fraction", "teacher_kl")
+"""Figures that are also logged for the tokens of each turn of an episode."""
+MOST_TURNS = 8
+"""Later turns are not logged by themselves."""
 
 
 class StepMeter:
@@ -21,28 +28,46 @@ class StepMeter:
     def __init__(self, losses: Sequence[LossComponent], device: torch.device | str) -> None:
         self._losses = losses
         self._sums = torch.zeros(len(losses), dtype=torch.float64, device=device)
-        self._entropy = torch.zeros((), dtype=torch.float64, device=device)
+        self._entropies: list[Tensor] = []
+        self._turns: list[NDArray[np.int16]] = []
         self._size, self._step = 0, StepTokens()
 
     def add(self, batch: MicroBatch, parts: Tensor, logprobs: Tensor, entropies: Tensor) -> None:
         """The loss of each component [c], and log-probability and entropy of each token [n]."""
         self._sums += parts.detach()
-        self._entropy += entropies.detach().sum()
+        self._entropies.append(entropies.detach())
+        self._turns.append(batch.turns)
         self._size += batch.size
         self._step.add(logprobs, batch.streams, [count for _, count in batch.rows])
 
     def metrics(self) -> dict[str, float]:
         names = (f"{loss.name}_loss" for loss in self._losses)
         each = dict(zip(names, self._sums.tolist()))
-        trained = sum(map(len, self._step.logprobs))
+        entropies = torch.cat([torch.zeros(0), *(part.cpu() for part in self._entropies)])
         return {
             "loss": sum(each.values()),
             **each,
             **_metrics(self._losses, self._step),
-            "entropy": float(self._entropy) / max(1, trained),
-            "trained_tokens": float(trained),
+            "entropy": float(entropies.double().sum()) / max(1, len(entropies)),
+            "trained_tokens": float(len(entropies)),
             "computed_tokens": float(self._size),
+            **self._by_turn(entropies),
         }
+
+    def _by_turn(self, entropies: Tensor) -> dict[str, float]:
+        """`NAME_turn_1` and on for the figures of `BY_TURN`; nothing where there is one turn."""
+        turns = np.concatenate(self._turns) if self._turns else np.zeros(0, dtype=np.int16)
+        found: dict[str, float] = {}
+        for turn in range(min(int(turns.max(initial=-1)) + 1, MOST_TURNS)):
+            where = np.flatnonzero(turns == turn)
+            if len(where) in (0, len(turns)):
+                continue
+            figures = _metrics(self._losses, self._step, torch.from_numpy(where))
+            figures["entropy"] = float(entropies[where].double().mean())
+            found |= {
+                f"{name}_turn_{turn + 1}": figures[name] for name in BY_TURN if name in figures
+            }
+        return found
 
 
 def of_update(
@@ -54,8 +79,10 @@ def of_update(
     reduce = dict(_REDUCE)
     for loss in losses:
         reduce |= loss.reduce
+    names = dict.fromkeys(name for step in steps for name in step)  # a step may lack late turns
     return {
-        name: float(reduce.get(name, fmean)([step[name] for step in steps])) for name in steps[0]
+        name: float(reduce.get(name, fmean)([step[name] for step in steps if name in step]))
+        for name in names
     }
 
 
@@ -72,10 +99,13 @@ def of_ranks(
     return found
 
 
-def _metrics(losses: Sequence[LossComponent], step: StepTokens) -> dict[str, float]:
+def _metrics(
+    losses: Sequence[LossComponent], step: StepTokens, where: Tensor | None = None
+) -> dict[str, float]:
+    """Of all tokens of a step, or of those at the places `where`."""
     found: dict[str, float] = {}
     for loss in losses:
-        found |= loss.metrics(step.joined((loss.weight, *loss.streams)))
+        found |= loss.metrics(step.joined((loss.weight, *loss.streams), where))
     return found
 
 

@@ -32,7 +32,8 @@ class TrainingRow:
     predicted. `authors` [n] says who wrote each id, as an index of AUTHORS: a row may begin with
     the student's tokens and go on with the teacher's. A row counts `copies` times, in the loss and
     in the divisor, and is computed once. `group` and `version` say where it came from. `told` are
-    ids that a reference may read in place of the prompt: a prompt that tells more.
+    ids that a reference may read in place of the prompt: a prompt that tells more. `turns` [n] says
+    in which turn of an episode each id was written, -1 for the prompt; None where there is none.
     """
 
     ids: list[int]
@@ -43,6 +44,7 @@ class TrainingRow:
     group: str = ""
     version: int = 0
     told: list[int] = field(default_factory=list[int])
+    turns: NDArray[np.int16] | None = None
 
     @classmethod
     def blank(

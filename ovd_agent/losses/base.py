@@ -104,12 +104,18 @@ class StepTokens:
         self.rows.append(self.count + row_numbers(lengths, logprobs.device))
         self.count += len(lengths)
 
-    def joined(self, names: Sequence[str]) -> Tokens:
+    def joined(self, names: Sequence[str], where: Tensor | None = None) -> Tokens:
+        """All tokens, or those at the places `where`."""
         if not self.logprobs:
             empty = {name: torch.zeros(0) for name in names}
             return Tokens(torch.zeros(0), empty, rows=row_numbers([]))
         streams = {name: torch.cat([each[name] for each in self.streams]) for name in names}
-        return Tokens(torch.cat(self.logprobs), streams, rows=torch.cat(self.rows))
+        logprobs, rows = torch.cat(self.logprobs), torch.cat(self.rows)
+        if where is not None:
+            where = where.to(logprobs.device)
+            streams = {name: stream[where] for name, stream in streams.items()}
+            logprobs, rows = logprobs[where], rows[where]
+        return Tokens(logprobs, streams, rows=rows)
 
 
 def row_numbers(lengths: Sequence[int], device: torch.device | str = "cpu") -> Tensor:

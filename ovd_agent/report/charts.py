@@ -14,6 +14,7 @@ WIDTH, HEIGHT = 400, 220
 LEFT, RIGHT, TOP, BOTTOM = 40, 392, 22, 182
 """The plot area inside the drawing; all in SVG units."""
 MOST_DOTS = 1500
+SHOWN_TURNS = 4
 """More would make a page slow: of more samples every second, or third, is drawn."""
 
 
@@ -103,12 +104,33 @@ def curves(
         _scores(updates, last),
         _curve("Loss", "loss", _smoothed("", _of(updates, "loss")), last),
         _curve("Entropy", "nats per token", _smoothed("", _of(updates, "entropy")), last),
+        *_where_logged(updates, last),
     ]
     note = (
         "Held-out questions are answered greedily, bars are 95% intervals; training episodes are "
         "sampled. Faint: single updates; bold: centred moving average over a tenth of the run."
     )
     return [node("div", *charts, class_="grid"), node("p", note, class_="note")]
+
+
+def _where_logged(updates: Sequence[Mapping[str, Any]], last: float) -> list[Element]:
+    """Entropy by turn, and how the student does against the noise of a simulated search engine."""
+    found: list[Element] = []
+    turns = [
+        Series(f"turn {turn}", points, turn - 1)
+        for turn in range(1, SHOWN_TURNS + 1)
+        if (points := _of(updates, f"entropy_turn_{turn}"))
+    ]
+    if turns:
+        found.append(_curve("Entropy by turn", "nats per token", turns, last))
+    if noise := _of(updates, "search_noise"):
+        series = [
+            Series("noise of the search engine", noise, 2),
+            Series("exact match in training", _of(updates, "em"), 1),
+            Series("acceptance α", _of(updates, "acceptance"), 0),
+        ]
+        found.append(_curve("Against noisy search results", "share", series, last, 1.0))
+    return found
 
 
 def _scores(updates: Sequence[Mapping[str, Any]], last: float) -> Element:

@@ -22,13 +22,15 @@ class TeacherCosts:
     def __init__(self, scenarios: Sequence[Scenario], teachers: Sequence[object]) -> None:
         self._costs = list({id(each.costs): each.costs for each in scenarios}.values())
         self._teachers = list({id(each): each for each in teachers if each is not None}.values())
+        engines = [getattr(each, "search", None) for each in scenarios]
+        self._engines = list({id(each): each for each in engines if each is not None}.values())
         self._before = self._read()
 
     def taken(self) -> tuple[dict[str, Any], dict[str, float]]:
         """What was counted since the last look, and the seconds of judging and acting.
 
         What a server said of its requests, tokens and faults stands under `usage`, which is empty
-        for teachers without one.
+        for teachers without one; what a simulated search engine wrote, under `search`.
         """
         now = self._read()
         found, self._before = _minus(now, self._before), now
@@ -36,9 +38,17 @@ class TeacherCosts:
         return found, seconds
 
     def _read(self) -> dict[str, Any]:
-        usages = (getattr(teacher, "usage", None) for teacher in self._teachers)
-        records = [usage.record() for usage in usages if isinstance(usage, Counted)]
-        return {**total([asdict(costs) for costs in self._costs]), "usage": total(records)}
+        found = total([asdict(costs) for costs in self._costs])
+        found["usage"] = _counted([getattr(each, "usage", None) for each in self._teachers])
+        writers = [getattr(each, "writer", None) for each in self._engines]
+        written = [getattr(each, "written", None) for each in self._engines]
+        found["search"] = _counted(written)
+        found["search"] |= _counted([getattr(each, "usage", None) for each in writers])
+        return found
+
+
+def _counted(kept: Sequence[object]) -> dict[str, Any]:
+    return total([each.record() for each in kept if isinstance(each, Counted)])
 
 
 def total(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

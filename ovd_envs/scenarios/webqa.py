@@ -97,8 +97,7 @@ class WebQA(Scenario):
     def pace(self, share: float) -> dict[str, float]:
         if not isinstance(self.search, PacedSearch):
             return {}
-        self.search.share = share
-        return {"search_noise": self.search.noise}
+        return {"search_noise": self.search.pace(share)}
 
     def respond(self, episodes: Sequence[Episode], actions: Sequence[Action]) -> list[Response]:
         requests = [

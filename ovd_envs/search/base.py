@@ -30,10 +30,7 @@ class SearchEngine(Protocol):
 class PacedSearch(Protocol):
     """An engine whose answers change over a run, such as a simulated one that grows noisy."""
 
-    share: float
-    """Of the run that is done; the trainer sets it."""
-
-    @property
-    def noise(self) -> float:
-        """The chance that a query is answered by passages that do not help."""
+    def pace(self, share: float) -> float:
+        """Told before each update which share of the run is done; returns the chance that a query
+        is answered by passages that do not help."""
         ...

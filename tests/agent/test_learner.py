@@ -244,3 +244,35 @@ def test_other_architectures():
 def test_no_rows_are_no_step():
     learner = Learner(tiny_model(), LearnerConfig())
     assert learner.update([])["optimizer_steps"] == 0
+
+
+def test_figures_by_turn_are_those_of_the_turns_own_tokens():
+    """Each is what a step reports whose other tokens are not weighted."""
+
+    def rows(*turns):
+        found = rows_of(count=3, length=10, stream="pg")
+        for row in found:
+            row.turns = np.array([-1, -1, 0, 0, 0, 1, 1, 1, 2, 2], dtype=np.int16)
+            row.stream("behaviour")[2:] = -1.0
+            row.stream("pg")[~np.isin(row.turns, turns)] = 0
+        return found
+
+    def figures(*turns):
+        return Learner(tiny_model(), LearnerConfig(minibatches=1)).update(rows(*turns))
+
+    whole, alone = figures(0, 1, 2), [figures(turn) for turn in range(3)]
+    for turn, metrics in enumerate(alone):
+        for name in ("entropy", "kl_behaviour", "clip_fraction"):
+            assert whole[f"{name}_turn_{turn + 1}"] == pytest.approx(metrics[name])
+        assert not any("_turn_" in name for name in metrics)
+    tokens = [metrics["trained_tokens"] for metrics in alone]
+    mean = np.average([whole[f"entropy_turn_{turn}"] for turn in (1, 2, 3)], weights=tokens)
+    assert whole["entropy"] == pytest.approx(mean)
+
+
+def test_a_step_may_lack_a_turn():
+    rows = rows_of(count=2, length=8)
+    rows[0].turns = np.array([-1, -1, 0, 0, 0, 0, 1, 1], dtype=np.int16)
+    rows[1].turns = np.array([-1, -1, 0, 0, 0, 0, 0, 0], dtype=np.int16)
+    found = Learner(tiny_model(), LearnerConfig(minibatches=2)).update(rows)
+    assert math.isfinite(found["entropy_turn_2"])

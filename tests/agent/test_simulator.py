@@ -11,10 +11,14 @@ from ovd_agent.cli.main import main
 from ovd_agent.learner.learner import Learner, LearnerConfig
 from ovd_agent.losses import loss_components
 from ovd_agent.models import tiny_model
+from ovd_agent.runs.config import RolloutConfig, TrainConfig
+from ovd_agent.runs.logs import read_log
+from ovd_agent.runs.trainer import Trainer
 from ovd_agent.simulator import LocalSimulator, LocalWriter, measured, sampled_pairs, writing_rows
 from ovd_envs.errors import OptionError, SearchUnavailable
 from ovd_envs.registry import make_scenario
-from ovd_envs.search.base import SearchRequest
+from ovd_envs.search.base import PacedSearch, SearchRequest
+from ovd_envs.search.simulated.engine import Noise
 from retrieval_index.mentions import mentions
 
 TEMPLATE = "{% for m in messages %}{{ m.content[-150:] }}\n{% endfor %}"
@@ -85,8 +89,33 @@ def test_the_command_trains_saves_and_its_model_plays_the_engine(tmp_path, contr
     record = json.loads((out / "simulator.json").read_text("utf-8"))
     assert set(record["before"]) == {"form", "useful", "noisy", "judged"}
     assert bool(record["after"]["judged"]) == (control == "none")
-    engine = LocalSimulator(str(out / "model"), words=5)
+    engine = LocalSimulator(str(out / "model"), words=5, noise=Noise(0.0, 0.8, 1.0))
+    assert isinstance(engine, PacedSearch)
+    assert engine.pace(0.5) == 0.4
     scenario, tasks = make_scenario("ovd/WebQA-v0", passages=100, search=engine, count=1)
     request = SearchRequest("x", scenario.begin(tasks[:1])[0])
     with pytest.raises(SearchUnavailable, match="wrote no passages"):  # a random student
         engine.search([request], 1)
+    assert engine.written.record() == {"queries": 1, "noisy": 0, "failed": 1}
+
+
+def test_a_run_logs_what_the_engine_wrote_and_its_report_draws_it(tmp_path, model):
+    student, tokenizer = model
+    student.save_pretrained(tmp_path / "student")
+    tokenizer.save_pretrained(tmp_path / "student")
+    config = TrainConfig(
+        student=str(tmp_path / "student"),
+        env={"name": "ovd/WebQA-v0", "passages": 100, "count": 20},
+        search={"name": "simulated", "noise": {"start": 0.2, "end": 1.0, "base": 1.0}},
+        algorithm="sft",
+        updates=2,
+        tasks_per_update=2,
+        eval_count=1,
+        rollout=RolloutConfig(max_new_tokens=4, slots=4, max_length=900),
+        out=tmp_path / "run",
+    )
+    Trainer(config).run()
+    lines = read_log(tmp_path / "run" / "log.jsonl")
+    assert [line["search_noise"] for line in lines] == pytest.approx([0.2, 0.6])
+    assert all(line["teacher"]["search"]["queries"] >= 2 for line in lines)
+    assert "Against noisy search results" in (tmp_path / "run" / "report.html").read_text("utf-8")

@@ -107,7 +107,8 @@ def test_noise_grows_as_zerosearch_says():
     paced = make_search({"name": "simulated", "noise": {"start": 0.0, "end": 0.6}})
     drawn = []
     for share in (0.0, 0.5, 1.0):
-        paced.share, before = share, paced.written.noisy
+        before = paced.written.noisy
+        assert paced.pace(share) == paced.options.noise.at(share)
         paced.search([asked(t, f"{n} {first(t)['query']}") for t in TASKS for n in range(20)], 1)
         drawn.append((paced.written.noisy - before) / (20 * len(TASKS)))
     assert drawn == pytest.approx([paced.options.noise.at(s) for s in (0, 0.5, 1)], abs=0.05)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,10 @@ class Written:
     noisy: int = 0
     failed: int = 0
 
+    def record(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        return asdict(self)
+
 
 class SimulatedSearch:
     """A `SearchEngine` whose passages a `Writer` writes."""
@@ -109,14 +113,13 @@ class SimulatedSearch:
     def __init__(self, options: SimulatedOptions, writer: Writer, index: Any = None) -> None:
         self.options, self.writer, self.index = options, writer, index
         self.written = Written()
-        self.share = 0.0
-        """Of the run that is done; the trainer sets it."""
+        self._noise = options.noise.at(0.0)
         self._lock = threading.Lock()
 
-    @property
-    def noise(self) -> float:
-        """The chance of noisy passages now."""
-        return self.options.noise.at(self.share)
+    def pace(self, share: float) -> float:
+        """From now on noisy passages are as likely as at this share of a run."""
+        self._noise = self.options.noise.at(share)
+        return self._noise
 
     def search(self, requests: Sequence[SearchRequest], k: int) -> list[list[Document]]:
         """Raises SearchUnavailable where nothing that can be used was written for a query."""
@@ -145,7 +148,7 @@ class SimulatedSearch:
         words = [str(seed), episode.task.id, str(len(episode.turns)), request.query]
         key = hashlib.blake2b("\0".join(words).encode("utf-8", "replace"), digest_size=8).digest()
         drawn = int.from_bytes(key)
-        useful = drawn / 2**64 >= self.noise
+        useful = drawn / 2**64 >= self._noise
         return WriteRequest(
             request.query, episode, useful, k, self.options.words, seed=drawn % 2**31
         )
