@@ -33,10 +33,10 @@ class LoraConfig:
     rank: int = 0
     """0 trains all weights."""
     alpha: float = 32.0
-    """What an adapter adds is scaled by alpha / rank."""
+    """Adapters are scaled by alpha / rank."""
     merge: bool = True
-    """Merge adapters into the weights that vLLM is given. Otherwise it is given the adapters alone;
-    start servers with --lora-rank."""
+    """Merge adapters into the weights that are published to vLLM. Otherwise publish the adapters
+    alone; start servers with --lora-rank."""
 
     def __post_init__(self) -> None:
         if self.rank < 0:

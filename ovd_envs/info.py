@@ -3,6 +3,7 @@
 `info` of every step has
 
 - `verbal_score` and `verbal_score_expected` (float): the teacher's judgement; absent if none;
+- `rationale`: the teacher's reason, where it gave one;
 - `score_source`: who judged, or "missing";
 - `action_kind`: "search", "answer", "think" or "invalid"; `discarded_chars` (float): how much
   text after the deciding tag was not read;
@@ -45,6 +46,8 @@ def step_info(episode: Episode) -> Info:
         info["verbal_score_expected"] = float(
             score.level if score.expected is None else score.expected
         )
+        if score.rationale:
+            info["rationale"] = score.rationale
     if episode.done:
         info["end_reason"] = episode.end_reason
         if episode.exact_match is not None and episode.f1 is not None:

@@ -31,26 +31,26 @@ class Options:
     count: int = 2000
     """Number of generated tasks."""
     prompt: Any = TAGS
-    """How the task is put: "tags", "tools" (calls of tools in JSON), or a text with {question}; in
-    Python also a function of the task."""
+    """Prompt format: "tags", "tools" (JSON tool calls), or a text with {question}; in Python also a
+    function of the task."""
     teacher: Any = DEFAULT_TEACHER
     """Who scores each step: a name, module:Class, or an object; None for no scores."""
     reward: RewardMode = "outcome"
-    """What the last step pays: "outcome" the grade, "verbal" the mean score of all steps as a share
-    of the best one, and nothing without an answer, "mixed" the sum of both. Earlier steps pay 0."""
+    """Reward of the last step: "outcome" is the grade; "verbal" the mean score of all steps, scaled
+    to 0-1, and 0 without an answer; "mixed" their sum. Earlier steps pay 0."""
     outcome: Outcome = "exact_match"
-    """Which grade the outcome pays."""
+    """Which grade is the outcome."""
     max_turns: int = 3
-    """An episode is truncated after this many turns."""
+    """Truncate an episode after this many turns."""
     max_invalid: int | None = 1
     """End the episode after this many invalid actions. Each invalid action still uses one turn."""
     max_chars: int = 100_000
-    """An episode whose text is longer is truncated."""
+    """Truncate an episode with more text than this."""
     score_levels: int = 10
-    """Verbal scores run from 0 to one less."""
+    """v: verbal scores run from 0 to v - 1."""
     on_error: OnError = "raise"
-    """What happens to an episode whose search engine or teacher fails: "raise" leaves it as it was
-    and raises; "mark" truncates it with end_reason "infrastructure" and no reward."""
+    """If a search engine or teacher fails: "raise" an exception and leave the episode unchanged, or
+    "mark" the episode as truncated, with end_reason "infrastructure" and no reward."""
 
     def __post_init__(self) -> None:
         choices = {

@@ -63,6 +63,13 @@ def test_code_compiles_and_imports_what_there_is(page):
                 assert hasattr(module, name.name), f"{node.module} has no {name.name}"
 
 
+@pytest.mark.parametrize("name", ["index.md", "environments.md"])
+def test_the_first_block_of_a_page_runs(name, capsys):
+    block = blocks(DOCS / name, "python")[0]
+    exec(compile(block, name, "exec"), {"__name__": "page"})
+    assert capsys.readouterr().out
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
 def test_commands_are_there(page):
     for words in commands(page):

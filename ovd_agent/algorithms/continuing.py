@@ -28,7 +28,7 @@ class Continuing:
     """Options and rows; subclasses say where samples are cut."""
 
     samples: int = 2
-    """Student trajectories a task."""
+    """Student trajectories per task."""
     prefix: Literal["leave", "own"] = "leave"
     """What a kept beginning learns: nothing, or the policy gradient of what the student itself
     earned with it: its own reward less the mean of its group. What the teacher earned after it says

@@ -24,7 +24,7 @@ class GRPO:
     """Group-relative policy optimisation on the environment's reward."""
 
     samples: int = 4
-    """Student trajectories a task: a group."""
+    """Student trajectories per task: a group."""
     divide_by_std: bool = True
     """Divide advantages by the group's standard deviation (with n-1)."""
     policy: PolicyTerm = field(default_factory=PolicyTerm)

@@ -29,7 +29,7 @@ class LUFFY:
     """Policy gradient on a group that holds a demonstration."""
 
     samples: int = 7
-    """Student trajectories a task, beside its demonstration."""
+    """Student trajectories per task, beside its demonstration."""
     gamma: float = 0.1
     """Of the shaping p / (p + gamma)."""
     divide_by_std: bool = False

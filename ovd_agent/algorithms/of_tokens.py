@@ -15,7 +15,7 @@ class OfTokens:
     """The model that teaches, as `--student` takes it, with the student's tokenizer; or one that
     vLLM serves, MODEL@http://HOST:PORT, where no whole distribution is read."""
     samples: int = 2
-    """Student trajectories a task."""
+    """Student trajectories per task."""
 
     def __post_init__(self) -> None:
         if self.samples < 1:

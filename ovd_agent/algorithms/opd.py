@@ -29,7 +29,7 @@ class OPD(OfTokens):
     """Reverse KL to a teacher of tokens, by the log-probability of the sampled token."""
 
     first_tokens: int = 0
-    """Only the student's first tokens of a trajectory are taught (arXiv 2602.15260); 0: all."""
+    """Teach only this many first tokens of a trajectory (arXiv 2602.15260); 0: all."""
     reward_scale: float = 1.0
     """What log p_teacher - log p_start counts against the KL to the student as the run began; above
     1 the student is driven past its teacher (G-OPD, arXiv 2602.12125)."""
@@ -40,9 +40,9 @@ class OPD(OfTokens):
     """A token that the teacher finds less likely than the student is not punished; there
     KL(teacher || student) is lowered, which says what to do instead (AOPD, arXiv 2605.06387)."""
     clip_low: float = 0.2
-    """PPO's clip of the ratio to the policy that sampled, from below: 1 - clip_low."""
+    """Lower clip of the importance ratio: 1 - clip_low."""
     clip_high: float = 0.2
-    """And from above: 1 + clip_high."""
+    """Upper clip of the importance ratio: 1 + clip_high."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -23,7 +23,7 @@ class OPDTopK(GKD):
     """Of "jsd": 0 is KL(teacher || student), 1 KL(student || teacher). Of "skewed": the teacher's
     share of the mixture."""
     k: int = 16
-    """Tokens that are told apart."""
+    """Tokens with a probability of their own; the others share a bucket."""
     of: Literal["student", "teacher"] = "student"
     """Whose k most likely tokens."""
 

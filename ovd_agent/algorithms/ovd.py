@@ -48,13 +48,13 @@ class Advantage:
     """How the advantage of a student's sample comes about."""
 
     reward: Literal["outcome", "score"] = "outcome"
-    """What the policy gradient maximises: the environment's reward (the paper), or S(y)."""
+    """What the policy gradient maximises: the environment's reward (as in the paper), or S(y)."""
     credit: Literal["trajectory", "step"] = "trajectory"
-    """One advantage for all tokens, or one for each turn: its mean score to go less that of all
+    """One advantage for all tokens, or one per turn: the mean score from there on, less that of all
     turns of the baseline. "step" needs reward="score"."""
     baseline: Literal["student", "mixture", "none"] = "none"
-    """Whose mean reward is subtracted: that of all samples of the student, of what is trained on,
-    or none. Without one, accepted samples count in full even where all of a group are accepted."""
+    """Which mean reward is subtracted: of all student samples, of the mixture that is trained on,
+    or none. Without one, accepted samples count in full even if the whole group is accepted."""
     divide_by_std: bool = False
     """Divide advantages by the group's standard deviation (with n-1), as GRPO does."""
 
@@ -71,22 +71,21 @@ class OVD:
     """Verbal rejection sampling: bad samples are replaced by demonstrations."""
 
     samples: int = 2
-    """Student trajectories a task."""
+    """Student trajectories per task."""
     threshold: float = 7.0
     """θ: a trajectory that scores below it is rejected. 0 keeps all, the number of score levels
     none."""
     schedule: ThetaSchedule = field(default_factory=ThetaSchedule)
     accept_at_most: float = 1.0
-    """Below 1, θ rises above `threshold` in each update until no more than this share of its
-    samples is accepted, or only those that tie for the best score. A rule that does not depend on
-    the scale a teacher uses."""
+    """Accept at most this share of the samples of an update: θ rises above `threshold` as far as
+    needed. Below 1 the rule does not depend on the teacher's scale."""
     aggregate: Literal["mean", "min", "last"] = "mean"
-    """S(y) from the step scores."""
+    """How S(y) is computed from the step scores."""
     demonstration_loss: Literal["cross_entropy", "ratio_one", "shaped"] = "cross_entropy"
-    """How a demonstration teaches; it counts as often as it replaces a sample."""
+    """Loss of a demonstration, which counts as often as it replaces a sample."""
     unreplaced: Literal["drop", "keep"] = "drop"
-    """What happens to a rejected sample without a demonstration: it is left out, or it enters the
-    policy gradient, where a baseline makes its advantage negative."""
+    """A rejected sample without a demonstration is dropped, or kept in the policy gradient, where a
+    baseline makes its advantage negative."""
     advantage: Advantage = field(default_factory=Advantage)
     policy: PolicyTerm = field(default_factory=PolicyTerm)
 

@@ -20,7 +20,7 @@ class OVDRank(Continuing):
     """A sub-trajectory y before t is worth the mean score of its steps; the best are kept."""
 
     samples: int = 4
-    """Student trajectories a task."""
+    """Student trajectories per task."""
     keep: float = 0.5
     """The share of a group's sub-trajectories that is kept, and what ties with them."""
     least: float = 5.0

@@ -32,7 +32,7 @@ class ROPD:
     """Policy gradient on ratings by criteria that are written for each task."""
 
     samples: int = 8
-    """Student trajectories a task: a group."""
+    """Student trajectories per task: a group."""
     teacher_episodes: int = 4
     """The teacher's own episodes of a task that the criteria are written in view of."""
     credit: Literal["trajectory", "step"] = "trajectory"

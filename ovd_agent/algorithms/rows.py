@@ -23,21 +23,21 @@ from ovd_envs.errors import OptionError
 
 @dataclass(frozen=True)
 class PolicyTerm:
-    """The policy gradient of the student's own tokens."""
+    """Policy gradient of the student's own tokens."""
 
     weight: float = 1.0
-    """Weight of the policy gradient beside the demonstrations."""
+    """Weight of the policy gradient relative to the demonstrations."""
     kl: float = 0.0
-    """Weight of the KL divergence to the student as the run began."""
+    """Weight of the KL divergence to the initial student."""
     clip_low: float = 0.2
-    """PPO's clip of the ratio from below: 1 - clip_low."""
+    """Lower clip of the importance ratio: 1 - clip_low."""
     clip_high: float = 0.2
-    """And from above: 1 + clip_high."""
+    """Upper clip of the importance ratio: 1 + clip_high."""
     max_ratio: float = 10.0
-    """A larger ratio counts as this (truncated importance sampling, arXiv 1802.01561)."""
+    """Truncate larger importance ratios to this (arXiv 1802.01561)."""
     ratio: Literal["token", "sequence", "constant"] = "token"
-    """What is clipped: the ratio of each token (PPO), one ratio for a row (GSPO), or a constant
-    weight of each token in REINFORCE (CISPO)."""
+    """What is clipped: the ratio of each token (PPO), one ratio per sample (GSPO), or constant
+    token weights in REINFORCE (CISPO)."""
 
     def __post_init__(self) -> None:
         if self.weight < 0 or self.kl < 0:

@@ -12,12 +12,12 @@ from ovd_envs.errors import OptionError
 
 @dataclass(frozen=True)
 class ThetaSchedule:
-    """From `threshold` at the first update to another value at the last."""
+    """Move θ from `threshold` at the first update to another value at the last."""
 
     end: float | None = None
-    """θ at the last update; None leaves it where it is."""
+    """θ at the last update; None keeps it constant."""
     shape: Literal["linear", "cosine"] = "linear"
-    """How it gets there: evenly, or slowly at both ends."""
+    """"linear", or "cosine", which is slow at both ends."""
 
     def check(self, score_levels: int) -> None:
         if self.end is not None and not 0 <= self.end <= score_levels:

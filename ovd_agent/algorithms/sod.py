@@ -36,7 +36,7 @@ class SOD(OfTokens):
     """GRPO and single-sample distillation, weighted turn by turn."""
 
     samples: int = 4
-    """Student trajectories a task: a group."""
+    """Student trajectories per task: a group."""
     delta: float = 0.2
     """A turn counts at most 1 + delta."""
     policy: PolicyTerm = field(default_factory=lambda: PolicyTerm(clip_high=0.28))

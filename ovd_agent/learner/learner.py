@@ -30,38 +30,38 @@ _MASTER = "master"
 
 @dataclass(frozen=True)
 class LearnerConfig:
-    """What an update does with the rows it is given."""
+    """How the weights are updated."""
 
     learning_rate: float = 1e-4
-    """Of AdamW, after the warm-up. Where few or no demonstrations hold a student, as in GRPO, a
-    fifth of this learns more, and forgets less (docs/results.md)."""
+    """Of AdamW, after the warm-up. With few or no demonstrations, as in GRPO, a fifth of this
+    learns more and forgets less (docs/results.md)."""
     warmup_steps: int = 4
     """Optimiser steps over which the learning rate rises linearly."""
     decay: Literal["linear", "none"] = "linear"
-    """The learning rate falls linearly with the updates of the run, to a tenth, or stays."""
+    """"linear": the learning rate falls linearly over the run, to a tenth."""
     weight_decay: float = 0.0
     """Of AdamW."""
     betas: tuple[float, float] = (0.9, 0.95)
     """Of AdamW."""
     max_grad_norm: float = 1.0
-    """The gradient of an optimiser step is clipped to this norm."""
+    """Clip the gradient of an optimiser step to this norm."""
     loss_per: LossPer = "tokens"
     """What the loss of an optimiser step is divided by: "tokens", its trained tokens; "rows", its
     rows; or "row_means", the rows and each row's own tokens, as in GRPO."""
     minibatches: int = 4
-    """Optimiser steps an update; its rows, shuffled, are split among them."""
+    """Optimiser steps per update. The shuffled rows are split among them."""
     token_budget: int | Literal["auto"] = AUTO
-    """Padded tokens of one forward pass: bounds memory, changes no result. "auto": on a GPU as many
-    as fit its free memory, since small passes leave it idle; on a CPU 2,048."""
+    """Padded tokens of one forward pass. Bounds memory, does not change results. "auto": on a GPU
+    as many as fit into free memory, on a CPU 2,048."""
     logit_budget: int = LOGIT_BUDGET
-    """Logits held at a time: bounds memory, changes no result."""
+    """Logits held at a time. Bounds memory, does not change results."""
     weights: Literal["float32", "bfloat16"] = "float32"
-    """What the model's weights are kept in. In bfloat16 the learner steps float32 masters beside
-    them, and the policy needs no copy of its own where it computes in bfloat16, too."""
+    """Precision of the model's weights. With bfloat16 the optimiser updates float32 masters, and
+    the policy needs no copy if it computes in bfloat16."""
     gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass: less memory, a third slower."""
+    """Recompute activations in the backward pass: less memory, a third slower."""
     share_prefix: bool = True
-    """Compute what the rows of a forward pass have in common once: changes no result."""
+    """Compute a prefix that the rows of a forward pass share only once. Does not change results."""
 
     def __post_init__(self) -> None:
         rules = {

@@ -35,7 +35,7 @@ class Divergence(LossComponent):
     divergences to beta · teacher + (1 - beta) · student. Of "skewed": the teacher's share of the
     mixture."""
     k: int = 0
-    """Tokens that are told apart; 0: all."""
+    """Tokens with a probability of their own, the others sharing a bucket; 0: all."""
     of: Literal["student", "teacher"] = "student"
     """Whose `k` most likely tokens."""
     entropy_above: float = 0.0

@@ -83,7 +83,7 @@ class Probe:
     _noise: float | None = field(default=None, init=False)
     """The root mean square of the first difference."""
     _before: Sequence[Sequence[float]] = field(default=(), init=False)
-    """What was expected when the engines were last told apart from older weights."""
+    """What was expected when the engines were last distinguished from older weights."""
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> Probe:

@@ -20,16 +20,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DemonstrationConfig:
-    """How demonstrations come about. One whose answer is wrong is never used."""
+    """How demonstrations are made. One with a wrong answer is never used."""
 
     attempts: int = 1
-    """Tries a task; the best that passes is used. The first is the teacher's greedy play."""
+    """Tries per task; the best that passes is used. The first is greedy."""
     min_score: float = 0.0
     """A demonstration's minimum mean score by the run's teacher, in the pool, too."""
     pool: Path | None = None
     """A folder that keeps demonstrations for later runs."""
     live: bool = True
-    """Whether the teacher plays tasks that the pool lacks; else these have no demonstration."""
+    """Let the teacher play tasks that are missing in the pool. Otherwise these have no
+    demonstration."""
 
     def __post_init__(self) -> None:
         if self.attempts < 1:

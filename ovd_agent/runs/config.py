@@ -191,32 +191,32 @@ class TrainConfig(PlayConfig):
     algorithm: Any = DEFAULT_ALGORITHM
     """How trajectories become training rows."""
     demonstrator: Any = None
-    """Who demonstrates, where it is not the teacher: a small model may score and a large one
+    """Who demonstrates, if not the teacher: a small model may score and a large one
     demonstrate."""
     engine: Any = DEFAULT_ENGINE
-    """Where rows become weights: "local", in this process, or "trl", under `accelerate launch` on
-    several."""
+    """What updates the weights: "local", in this process, or "trl", under `accelerate launch` in
+    several processes."""
     out: Path = Path("runs/train")
     """The run's folder; a run that was stopped is resumed by the same command."""
     seed: int = 0
-    """Decides which tasks are drawn and what is sampled."""
+    """Random seed of tasks and sampling."""
     updates: int = 12
-    """How often the student plays and is updated."""
+    """Updates of the run: play, score, learn."""
     tasks_per_update: int = 16
-    """Different tasks in each update; each is played as often as the algorithm wants."""
+    """Tasks in each update. The algorithm decides how often each is played."""
     eval_count: int = 200
     """Held-out tasks played greedily before and after training."""
     eval_every: int = 0
     """Also evaluate after every `eval_every` updates (0: only before and after training)."""
     eval_scored: bool | None = None
-    """Also ask the teacher to score held-out play, for the report. By default only where it is no
-    server, whose scores take time and may cost money; EM and F1 need none."""
+    """Also score held-out episodes, for the report. By default only if the teacher is not a server,
+    whose scores take time and may cost money. EM and F1 need no scores."""
     checkpoint_every: int = 5
-    """Updates from one checkpoint to the next."""
+    """Save a checkpoint after this many updates."""
     keep_episodes: bool = True
-    """Keep every play of training in episodes_training.jsonl, for `ovd view`."""
+    """Keep every training episode in episodes_training.jsonl, for `ovd view`."""
     loggers: tuple[str, ...] = ("tensorboard",)
-    """Where figures are shown besides the run's folder: tensorboard, wandb, trackio, or none."""
+    """Loggers besides the run's own files: tensorboard, wandb, trackio, or none."""
     demonstrations: DemonstrationConfig = field(default_factory=DemonstrationConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
