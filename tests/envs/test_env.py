@@ -103,6 +103,7 @@ def test_an_episode(env: TextEnv, tasks: list[Task]) -> None:
     assert info == {
         "verbal_score": float(len(SEARCH) % 10),
         "verbal_score_expected": len(SEARCH) % 10 + 0.25,
+        "rationale": "by length",
         "score_source": "rule",
         "action_kind": "search",
         "queries": '["What is 3?"]',
