@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +24,15 @@ COMMAND = [
     *("--eval-count", "7", "--checkpoint-every", "1", "--learner.minibatches", "2"),
     *("--learner.learning-rate", "0.01"),
 ]
+
+
+TORCHRUN = ["-m", *"torch.distributed.run --standalone --nproc-per-node 2 -m".split()]
+TORCHRUN += ["ovd_agent.cli.main"]
+
+
+def test_the_documentation_starts_two_processes_as_the_test_does():
+    page = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text("utf-8")
+    assert "torchrun --nproc-per-node 2 -m ovd_agent.cli.main train" in page
 
 
 def options(out: Path, updates: int) -> list[str]:
@@ -51,27 +59,16 @@ def test_a_run_is_like_any_other_and_resumes(tmp_path, capsys):
 @pytest.mark.several
 def test_two_processes_share_a_run(tmp_path):
     """Sharded, so that another copy of the student plays."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     environment = {
-        **os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-        "ACCELERATE_USE_CPU": "true", "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2",
-        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP", "OMP_NUM_THREADS": "1",
+        **os.environ, "ACCELERATE_USE_CPU": "true", "ACCELERATE_USE_FSDP": "true",
+        "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+        "OMP_NUM_THREADS": "1",
     }  # fmt: skip
     out = tmp_path / "run"
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", "ovd_agent.cli.main", *options(out, 2)],
-            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in (0, 1)
-    ]  # fmt: skip
-    said = [process.communicate(timeout=300)[0] for process in ranks]
-    assert [process.returncode for process in ranks] == [0, 0], "\n".join(said)
-    assert "2 processes of TRL" in said[0]
-    assert "updates in" not in said[1]
+    launched = [sys.executable, *TORCHRUN, *options(out, 2)]
+    ran = subprocess.run(launched, env=environment, capture_output=True, text=True, timeout=400)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count("2 processes of TRL") == ran.stdout.count("updates in") == 1
     log = read_log(out / "log.jsonl")
     assert [len(line["tasks"]) for line in log] == [4, 4]
     assert len({task for line in log for task in line["tasks"]}) == 8
