@@ -140,6 +140,21 @@ def run_block(block: str) -> None:
     exec(compile(block, "README.md", "exec"), names)
 
 
+def anchors(page: Path) -> set[str]:
+    """Of a page's headings, as GitHub makes them."""
+    lines = (line.lstrip("# ") for line in page.read_text("utf-8").splitlines() if line[:1] == "#")
+    return {re.sub(r"[^\w\- ]", "", line.lower()).strip().replace(" ", "-") for line in lines}
+
+
+def test_anchors_are_headings() -> None:
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
+        for target, anchor in re.findall(
+            r"\]\((?!http)([^)#]*\.md)?#([^)]+)\)", page.read_text("utf-8")
+        ):
+            where = (page.parent / target) if target else page
+            assert anchor in anchors(where), f"{page.name}: {target}#{anchor}"
+
+
 def test_links_lead_somewhere() -> None:
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text("utf-8")):
