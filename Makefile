@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo demo-math players test test-faults test-several test-adapters lint types docs setup-vllm test-vllm bench-setup
+.PHONY: setup demo demo-math players test test-faults test-several test-adapters lint types docs setup-vllm test-vllm setup-verl test-verl bench-setup
 
 setup: .venv/installed
 
@@ -54,6 +54,20 @@ setup-vllm: .venv-vllm/installed
 # Real engines and weights: in this process and served, published to, killed.
 test-vllm: setup-vllm
 	.venv-vllm/bin/pytest -m vllm tests/engines
+
+# verl, in an environment of its own: it pins other versions. Its tests need no GPU, its runs do.
+setup-verl: .venv-verl/installed
+
+.venv-verl/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-verl
+	.venv-verl/bin/pip install --quiet --upgrade pip
+	.venv-verl/bin/pip install --quiet torch==2.13.0
+	.venv-verl/bin/pip install --quiet -e ".[verl]" pytest hypothesis
+	touch $@
+
+# Our rows in verl's queue, and their loss on its batches.
+test-verl: setup-verl
+	.venv-verl/bin/pytest tests/engines/test_verl.py
 
 # More ways to train by several processes than `test` tries.
 test-several: setup

@@ -48,6 +48,7 @@ HOMES = {
         "ovd_agent/engines/__init__.py",
         "ovd_agent/engines/trl_run.py",
     },  # also a folder's name
+    "verl": {"ovd_agent/engines/__init__.py", "ovd_agent/engines/verl_run.py"},  # a folder, too
     "simulated": {"ovd_envs/search/__init__.py"},
     "environment_agent": {"ovd_envs/teachers/__init__.py"},
     "hashing": {"retrieval_index/encoders.py"},
@@ -58,10 +59,11 @@ OTHERS = {
     "ovd": {
         *("ovd_agent/__init__.py", "ovd_envs/__init__.py"),
         *("ovd_envs/cache.py", "retrieval_index/evaluate.py", "ovd_agent/cli/doctor.py"),
-        "ovd_agent/runs/loggers.py",
+        *("ovd_agent/runs/loggers.py", "ovd_agent/engines/verl_run.py"),
     },
-    "vllm": {"ovd_agent/cli/doctor.py"},
+    "vllm": {"ovd_agent/cli/doctor.py", "ovd_agent/engines/verl_run.py"},
     "trl": {"ovd_agent/cli/doctor.py"},
+    "verl": {"ovd_agent/cli/doctor.py"},
 }
 """Where the word is the name of a player, or of a package."""
 

@@ -31,7 +31,8 @@ USED_FOR = {
     "datasets": "sets from the Hub: pip install 'ovd[index]'",
     "fastapi": "ovd index serve: pip install 'ovd[serve]'",
     "httpx": "teachers and indexes on servers: pip install 'ovd[teacher]'",
-    "trl": "TRL's GRPOTrainer: pip install trl",
+    "trl": "--engine trl: pip install 'ovd[trl]'",
+    "verl": "--engine verl: pip install 'ovd[verl]', in another environment",
 }
 """Optional packages, and what is not there without them."""
 

@@ -32,6 +32,27 @@ class TRLOptions:
             raise OptionError(f"passes_per_step={self.passes_per_step}: expected at least 1")
 
 
+@dataclass(frozen=True)
+class VerlOptions:
+    """verl's synchronous trainer on GPUs, by Ray; other options of verl are `overrides`."""
+
+    nodes: int = 1
+    """Nodes of the Ray cluster."""
+    gpus_per_node: int = 1
+    """GPUs of each."""
+    workers: int = 1
+    """Processes that play; each takes its share of an update's tasks."""
+    tokens_per_gpu: int = 16384
+    """Tokens of one forward pass on a GPU."""
+    overrides: tuple[str, ...] = ()
+    """verl's own options, as `trainer.device=npu`; they win over what is derived from a run's."""
+
+    def __post_init__(self) -> None:
+        for name in ("nodes", "gpus_per_node", "workers", "tokens_per_gpu"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"{name}={getattr(self, name)}: expected at least 1")
+
+
 ENGINES: Registry[Run] = Registry("engine", "ovd.engines")
 """Builders are given the options, where there are any, and the TrainConfig."""
 DEFAULT_ENGINE = "local"
@@ -51,5 +72,16 @@ def _trl(options: TRLOptions, config: TrainConfig) -> Run:
     return TRLRun(options, config)
 
 
+def _verl(options: VerlOptions, config: TrainConfig) -> Run:
+    try:
+        from ovd_agent.engines.verl_run import VerlRun
+    except ImportError as error:
+        raise OptionError(
+            f'engine "verl" needs verl ({error}), in an environment of its own: see docs/scaling.md'
+        ) from None
+    return VerlRun(options, config)
+
+
 ENGINES.register(DEFAULT_ENGINE, _local)
 ENGINES.register("trl", _trl, TRLOptions)
+ENGINES.register("verl", _verl, VerlOptions)

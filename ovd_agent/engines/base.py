@@ -20,6 +20,7 @@ from ovd_agent.learner.logprobs import LOGIT_BUDGET, check_head
 from ovd_agent.learner.rows import Counts, LossPer, TrainingRow, divisors
 from ovd_agent.losses.base import LossComponent
 from ovd_agent.losses.cross_entropy import CrossEntropy
+from ovd_envs.episode import Episode
 
 T = TypeVar("T")
 ROWS = "ovd_rows"
@@ -146,3 +147,32 @@ def full_weights(model: PreTrainedModel) -> dict[str, Tensor]:
     for name, weight in model.state_dict().items():
         found[name] = weight.full_tensor() if hasattr(weight, "full_tensor") else weight
     return found
+
+
+def interleaved(shares: Sequence[Sequence[Episode]]) -> list[Episode]:
+    """The order of the tasks again, of which each process had every n-th."""
+    count = sum(map(len, shares))
+    return [shares[place % len(shares)][place // len(shares)] for place in range(count)]
+
+
+def joined(ranks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The figures of processes as one: counts are added, shares and means averaged, lists joined.
+    All processes have as many tasks, so that the mean of means is the mean."""
+    names = dict.fromkeys(name for rank in ranks for name in rank)
+    return {name: _joined([rank[name] for rank in ranks if name in rank]) for name in names}
+
+
+def _joined(values: Sequence[Any]) -> Any:
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    if isinstance(known[0], Mapping):
+        return joined(known)
+    if isinstance(known[0], int):
+        return sum(known)
+    if isinstance(known[0], float):
+        return sum(known) / len(known)
+    lists = cast("list[list[Any]]", known)
+    if all(isinstance(value, int) for value in lists[0]):  # a histogram
+        return [sum(column) for column in zip(*lists, strict=True)]
+    return [value for each in lists for value in each]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, cast
@@ -22,7 +22,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from ovd_agent.algorithms.base import Stateful
 from ovd_agent.engines import TRLOptions
-from ovd_agent.engines.base import LossByRows, full_weights, gathered
+from ovd_agent.engines.base import LossByRows, full_weights, gathered, interleaved, joined
 from ovd_agent.engines.trl import RowTrainer, trl_arguments
 from ovd_agent.learner.checkpoint import save_checkpoint
 from ovd_agent.learner.rows import TrainingRow
@@ -38,7 +38,7 @@ from ovd_agent.runs.logs import PLAYED_FILE, REJECTIONS_FILE, RunLog, append_rec
 from ovd_agent.runs.metrics import peak_memory_mb
 from ovd_agent.runs.summary import write_summary
 from ovd_agent.runs.trainer import check_gap
-from ovd_envs.episode import Episode, write_episodes
+from ovd_envs.episode import write_episodes
 from ovd_envs.errors import OptionError
 
 TRL_FOLDER = "trl"
@@ -212,35 +212,6 @@ class TRLRun:
         append_record(self.config.out / PLAYED_FILE, *(each for rank in played for each in rank))
         if (rejection := collected.rejection()) is not None:
             append_record(self.config.out / REJECTIONS_FILE, rejection)
-
-
-def interleaved(shares: Sequence[Sequence[Episode]]) -> list[Episode]:
-    """The order of the tasks again, of which each process had every n-th."""
-    count = sum(map(len, shares))
-    return [shares[place % len(shares)][place // len(shares)] for place in range(count)]
-
-
-def joined(ranks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The figures of processes as one: counts are added, shares and means averaged, lists joined.
-    All processes have as many tasks, so that the mean of means is the mean."""
-    names = dict.fromkeys(name for rank in ranks for name in rank)
-    return {name: _joined([rank[name] for rank in ranks if name in rank]) for name in names}
-
-
-def _joined(values: Sequence[Any]) -> Any:
-    known = [value for value in values if value is not None]
-    if not known:
-        return None
-    if isinstance(known[0], Mapping):
-        return joined(known)
-    if isinstance(known[0], int):
-        return sum(known)
-    if isinstance(known[0], float):
-        return sum(known) / len(known)
-    lists = cast("list[list[Any]]", known)
-    if all(isinstance(value, int) for value in lists[0]):  # a histogram
-        return [sum(column) for column in zip(*lists, strict=True)]
-    return [value for each in lists for value in each]
 
 
 def _check(config: TrainConfig, share: Share) -> None:

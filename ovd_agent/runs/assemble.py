@@ -7,7 +7,7 @@ import copy
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ from ovd_agent.learner.references import FrozenModel, Reference, Wants
 from ovd_agent.learner.served_reference import ServedModel
 from ovd_agent.lora import add_adapters
 from ovd_agent.losses import loss_components
+from ovd_agent.losses.base import LossComponent
 from ovd_agent.models import compute_dtype, load_model, student_path
 from ovd_agent.policies import POLICIES
 from ovd_agent.policies.base import PolicyContext, TrainedPolicy
@@ -54,22 +55,19 @@ class Student:
 
 
 @dataclass(slots=True)
-class Parts:
-    """Everything that a run is made of."""
+class SourceParts:
+    """What makes the rows of an update, whoever learns from them."""
 
     tasks: Sequence[Task]
     held_out: Sequence[Task]
     algorithm: Algorithm
-    model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    learner: Learner
-    references: Mapping[str, Reference]
     policy: TrainedPolicy
     rollout: Rollout
     evaluation: Rollout
     """The same policy on held-out tasks."""
     demonstrations: Demonstrations
-    precision: str
+    references: Mapping[str, Reference]
 
     @property
     def score_levels(self) -> int:
@@ -82,6 +80,15 @@ class Parts:
         teachers = [each.teacher for each in scenarios]
         return TeacherCosts(scenarios, [*teachers, shown.demonstrator])
 
+
+@dataclass(slots=True)
+class Parts(SourceParts):
+    """Everything that a run in this process is made of."""
+
+    model: PreTrainedModel
+    learner: Learner
+    precision: str
+
     def publish(self) -> dict[str, float]:
         """Give the learner's weights to the policy; returns figures for the log."""
         return self.policy.publish(self.model, self.learner.steps)
@@ -89,11 +96,8 @@ class Parts:
 
 def assemble(config: TrainConfig) -> Parts:
     """Build the parts. Raises OptionError or ModelError, before anything is trained."""
-    scenario, tasks = config.environment().build()
-    unseen, held_out = config.held_out(config.eval_count, teacher=None, reward="outcome").build()
-    algorithm = choose_algorithm(config.algorithm).build()
-    if isinstance(algorithm, Checked):
-        algorithm.check(scenario.options.score_levels)
+    played = _Played.of(config)
+    algorithm = chosen_algorithm(config, played.scenario)
     _use_threads(config)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = compute_dtype(device)
@@ -104,7 +108,7 @@ def assemble(config: TrainConfig) -> Parts:
     learner = Learner(
         model,
         config.learner,
-        losses=loss_components(algorithm.losses if isinstance(algorithm, WithLosses) else ()),
+        losses=losses_of(algorithm),
         temperature=config.rollout.temperature,
         autocast=dtype != torch.float32,
         references={
@@ -113,11 +117,59 @@ def assemble(config: TrainConfig) -> Parts:
     )
     lora_rank = 0 if config.lora.merge else config.lora.rank
     student = Student(model, tokenizer, _policy(config, model, tokenizer, dtype, lora_rank), dtype)
-    rollout = _rollout(config, scenario, student, overlap=config.overlaps())
-    rollout.check_prompts([*tasks, *held_out])
-    played = scenario if config.scores_held_out() else scenario.unscored()
+    source = _source(config, played, algorithm, student.policy, tokenizer, references)
+    parts = {each.name: getattr(source, each.name) for each in fields(source)}
+    return Parts(**parts, model=model, learner=learner, precision=student.precision)
+
+
+def assemble_source(
+    config: TrainConfig, policy: TrainedPolicy, tokenizer: PreTrainedTokenizerBase
+) -> SourceParts:
+    """The parts that play, where another process holds the student and learns.
+
+    Raises OptionError, also for an algorithm that reads probabilities of a frozen model in this
+    process.
+    """
+    played = _Played.of(config)
+    algorithm = chosen_algorithm(config, played.scenario)
+    check_no_frozen(algorithm)
+    references = {
+        name: ServedModel(name, wants.model, tokenizer)
+        for name, wants in algorithm.needs.references.items()
+    }
+    return _source(config, played, algorithm, policy, tokenizer, references)
+
+
+@dataclass(frozen=True, slots=True)
+class _Played:
+    """What is trained on, and what is evaluated on."""
+
+    scenario: Scenario
+    tasks: Sequence[Task]
+    unseen: Scenario
+    held_out: Sequence[Task]
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> _Played:
+        scenario, tasks = config.environment().build()
+        held_out = config.held_out(config.eval_count, teacher=None, reward="outcome")
+        return cls(scenario, tasks, *held_out.build())
+
+
+def _source(
+    config: TrainConfig,
+    played: _Played,
+    algorithm: Algorithm,
+    policy: TrainedPolicy,
+    tokenizer: PreTrainedTokenizerBase,
+    references: Mapping[str, Reference],
+) -> SourceParts:
+    scenario = played.scenario
+    rollout = _rollout(config, scenario, policy, tokenizer, overlap=config.overlaps())
+    rollout.check_prompts([*played.tasks, *played.held_out])
+    evaluated = scenario if config.scores_held_out() else scenario.unscored()
     if config.eval_search is not None:
-        played = unseen
+        evaluated = played.unseen
     judged, demonstrator = scenario, None
     if config.demonstrator is not None:
         shown = config.environment(teacher=config.demonstrator).build()[0]
@@ -126,20 +178,41 @@ def assemble(config: TrainConfig) -> Parts:
     demonstrations = Demonstrations(judged, config.demonstrations, demonstrator)
     if algorithm.needs.verdicts:
         group_judge(demonstrations)
-    return Parts(
-        tasks,
-        held_out[: config.eval_count],
+    return SourceParts(
+        played.tasks,
+        played.held_out[: config.eval_count],
         algorithm,
-        model,
         tokenizer,
-        learner,
-        references,
-        student.policy,
+        policy,
         rollout,
-        replace(rollout, scenario=played),
+        replace(rollout, scenario=evaluated),
         demonstrations,
-        student.precision,
+        references,
     )
+
+
+def chosen_algorithm(config: TrainConfig, scenario: Scenario) -> Algorithm:
+    """Raises OptionError for one that does not fit the scenario's scores."""
+    algorithm = choose_algorithm(config.algorithm).build()
+    if isinstance(algorithm, Checked):
+        algorithm.check(scenario.options.score_levels)
+    return algorithm
+
+
+def check_no_frozen(algorithm: Algorithm) -> None:
+    """Raises OptionError for an algorithm that reads probabilities of a frozen model in this
+    process."""
+    for name, wants in algorithm.needs.references.items():
+        if not wants.served or wants.whole:
+            raise OptionError(
+                f"the algorithm reads probabilities of a frozen model ({name}), which this engine"
+                " does not hold: train it by --engine local or trl"
+            )
+
+
+def losses_of(algorithm: Algorithm) -> tuple[LossComponent, ...]:
+    """The components of the loss of a run."""
+    return loss_components(algorithm.losses if isinstance(algorithm, WithLosses) else ())
 
 
 def assemble_play(config: PlayConfig, scenario: Scenario) -> tuple[Rollout, Student]:
@@ -151,14 +224,21 @@ def assemble_play(config: PlayConfig, scenario: Scenario) -> tuple[Rollout, Stud
     model = moved(model, device)
     student = Student(model, tokenizer, _policy(config, model, tokenizer, dtype, 0), dtype)
     student.policy.publish(model, 0)
-    return _rollout(config, scenario, student, overlap=False), student
+    return _rollout(config, scenario, student.policy, tokenizer, overlap=False), student
 
 
-def _rollout(config: PlayConfig, scenario: Scenario, student: Student, *, overlap: bool) -> Rollout:
+def _rollout(
+    config: PlayConfig,
+    scenario: Scenario,
+    policy: TrainedPolicy,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    overlap: bool,
+) -> Rollout:
     return Rollout(
         scenario,
-        student.policy,
-        student.tokenizer,
+        policy,
+        tokenizer,
         slots=config.rollout.slots,
         max_length=config.rollout.max_length,
         max_new_tokens=config.rollout.max_new_tokens,

@@ -29,7 +29,7 @@ from ovd_agent.rollouts.continuations import Cut, continue_samples
 from ovd_agent.rollouts.group import Group
 from ovd_agent.rollouts.ratings import rate_samples
 from ovd_agent.rollouts.trajectory import Trajectory
-from ovd_agent.runs.assemble import Parts
+from ovd_agent.runs.assemble import SourceParts
 from ovd_agent.runs.config import TrainConfig
 from ovd_agent.runs.metrics import describe, truth_of_accepted
 from ovd_agent.runs.schedule import Schedule
@@ -103,15 +103,18 @@ class Collector:
     share.
     """
 
-    def __init__(self, config: TrainConfig, parts: Parts, share: Share | None = None) -> None:
+    def __init__(self, config: TrainConfig, parts: SourceParts, share: Share | None = None) -> None:
         self.config, self.parts = config, parts
         self.algorithm = parts.algorithm
         self.share = share or Share()
         self._schedule = Schedule(parts.tasks, config.tasks_per_update, config.seed)
 
-    def collect(self, update: int, watch: Stopwatch) -> Collected:
-        """Everything of update number `update` except the learning."""
-        tasks = self.tasks(update)
+    def collect(
+        self, update: int, watch: Stopwatch, tasks: Sequence[Task] | None = None
+    ) -> Collected:
+        """Everything of update number `update` except the learning; with `tasks`, of these in place
+        of the update's own."""
+        tasks = self.tasks(update) if tasks is None else tasks
         paced = self.parts.rollout.scenario.pace(update / self.config.updates)
         with watch("rollout"):
             groups, resampled = self.play(tasks, update)

@@ -194,8 +194,8 @@ class TrainConfig(PlayConfig):
     """Who demonstrates, if not the teacher: a small model may score and a large one
     demonstrate."""
     engine: Any = DEFAULT_ENGINE
-    """What updates the weights: "local", in this process, or "trl", under `accelerate launch` in
-    several processes."""
+    """What updates the weights: "local", in this process; "trl", under `accelerate launch` in
+    several processes; or "verl", by Ray on GPUs."""
     out: Path = Path("runs/train")
     """The run's folder; a run that was stopped is resumed by the same command."""
     seed: int = 0
