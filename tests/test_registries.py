@@ -64,8 +64,9 @@ OTHERS = {
     "vllm": {"ovd_agent/cli/doctor.py", "ovd_agent/engines/verl_run.py"},
     "trl": {"ovd_agent/cli/doctor.py"},
     "verl": {"ovd_agent/cli/doctor.py"},
+    "grpo": {"ovd_agent/engines/verl_run.py"},
 }
-"""Where the word is the name of a player, or of a package."""
+"""Where the word is the name of a player, of a package, or an option of one."""
 
 
 def literals(path: Path) -> set[str]:
