@@ -2,8 +2,8 @@
 
 The student plays; a token's advantage is log p_teacher - log p of the token that it sampled. In
 expectation over the student's tokens that is the gradient of KL(student || teacher) at the contexts
-that the student visits. The teacher must have the student's tokenizer; it reads each trajectory
-once, and one number a token is kept of it. The environment's reward is not used.
+that the student visits. The teacher reads each trajectory once, and one number a token is kept of
+it. The environment's reward is not used.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ class OPD(OfTokens):
     asymmetric: bool = False
     """A token that the teacher finds less likely than the student is not punished; there
     KL(teacher || student) is lowered, which says what to do instead (AOPD, arXiv 2605.06387)."""
+    other_tokenizer: bool = False
+    """The teacher may have another tokenizer: it is asked for the text between places where a token
+    ends in both, and each of the student's tokens there counts for all of it."""
     clip_low: float = 0.2
     """Lower clip of the importance ratio: 1 - clip_low."""
     clip_high: float = 0.2
@@ -52,6 +55,11 @@ class OPD(OfTokens):
             raise OptionError(f"reward_scale={self.reward_scale}: expected more than 0")
         if self.asymmetric and self.entropy_above:
             raise OptionError("asymmetric and entropy_above: choose one of them")
+        if self.other_tokenizer and (self._diverges or self.reward_scale != 1):
+            raise OptionError(
+                "other_tokenizer: expected no entropy_above, asymmetric or reward_scale, which"
+                " compare tokens one by one"
+            )
         self.components()
 
     def components(self) -> list[LossComponent]:
@@ -76,7 +84,9 @@ class OPD(OfTokens):
 
     @property
     def needs(self) -> Needs:
-        wanted = {TEACHER: Wants(Distillation.weight, self.teacher_model)}
+        wanted = {
+            TEACHER: Wants(Distillation.weight, self.teacher_model, aligned=self.other_tokenizer)
+        }
         if self.reward_scale != 1:
             wanted[START] = Wants(Distillation.weight)
         return Needs(self.samples, wanted)

@@ -36,10 +36,10 @@ class OPSD(OPD):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.entropy_above or self.asymmetric:
+        if self.entropy_above or self.asymmetric or self.other_tokenizer:
             raise OptionError(
-                "entropy_above and asymmetric: a teacher that reads another prompt has no"
-                " distribution beside the student's; leave them out"
+                "entropy_above, asymmetric and other_tokenizer: a teacher that reads another prompt"
+                " has no distribution beside the student's; leave them out"
             )
 
     @property

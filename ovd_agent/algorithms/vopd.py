@@ -31,9 +31,10 @@ class VOPD(OPD):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.reward_scale != 1 or self.asymmetric:
+        if self.reward_scale != 1 or self.asymmetric or self.other_tokenizer:
             raise OptionError(
-                "reward_scale and asymmetric: expected none of them beside a baseline"
+                "reward_scale, asymmetric and other_tokenizer: expected none of them beside a"
+                " baseline"
             )
 
     def policy_gradient(self) -> BaselinedDistillation:

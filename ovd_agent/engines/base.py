@@ -110,8 +110,9 @@ class LossByRows:
 
 
 def loss_by_rows(model: PreTrainedModel, how: LossByRows) -> None:
-    """Let `model(ovd_rows=batch)` return the loss of each component [c], and log-probability and
-    entropy [n] of each trained token; other calls are as they were.
+    """Let `model(ovd_rows=batch)` return the loss of each component [c], and of each trained token
+    log-probability and entropy [n] and how it compares with a frozen model [n, 2]; other calls are
+    as they were.
 
     Raises ValueError for a model whose logits are not its output head over its hidden states.
     """
@@ -126,7 +127,7 @@ def loss_by_rows(model: PreTrainedModel, how: LossByRows) -> None:
         )
         if not batch.rows:  # nothing, but with a gradient
             parts = parts + 0.0 * measured.logprobs.sum()
-        return parts, measured.logprobs.detach(), measured.entropies
+        return parts, measured.logprobs.detach(), measured.entropies, measured.compared
 
     setattr(model, "forward", MethodType(forward, model))  # noqa: B010 - an instance's own
 

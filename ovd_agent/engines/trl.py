@@ -165,9 +165,9 @@ class RowTrainer(GRPOTrainer):
 
     def _compute_loss(self, model: Any, inputs: Pass) -> Tensor:
         batch: MicroBatch = self.loss.batch(inputs, self.accelerator.device)
-        parts, logprobs, entropies = model(**{ROWS: batch})
+        parts, *measured = model(**{ROWS: batch})
         if batch.rows:
-            self._meter.add(batch, parts, logprobs, entropies)
+            self._meter.add(batch, parts, *measured)
         # The gradients of processes are averaged, and ours is a part of one sum.
         return parts.sum() * self.accelerator.num_processes
 

@@ -18,6 +18,8 @@ from ovd_agent.learner.logprobs import (
 )
 from ovd_agent.losses.base import LossComponent, Tokens, row_numbers
 
+TOP, APART = 16, 8
+
 
 def batch_losses(
     model: PreTrainedModel,
@@ -35,7 +37,7 @@ def batch_losses(
 
     def of_distribution(
         logprobs: Tensor, candidates: Tensor, distribution: Tensor, place: slice
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         streams = {name: stream[place] for name, stream in batch.streams.items()}
         shown = {
             name: frozen_distribution(model, hidden[place], temperature, distribution.shape[1])
@@ -50,12 +52,11 @@ def batch_losses(
             targets=batch.targets[place],
             references={name: each[:, :size] for name, each in shown.items()},
         )
-        return torch.stack(
-            [
-                loss.loss(replace(tokens, candidates=_columns(candidates, widths, loss)))
-                for loss in whole
-            ]
-        )
+        numbers = [
+            loss.loss(replace(tokens, candidates=_columns(candidates, widths, loss)))
+            for loss in whole
+        ]
+        return torch.stack(numbers), compared(tokens, place.start)
 
     measured = token_logprobs(
         model,
@@ -74,6 +75,25 @@ def batch_losses(
             found[loss.name] = loss.loss(tokens)
     nothing = measured.logprobs.new_zeros(())
     return torch.stack([found.get(loss.name, nothing) for loss in losses]), measured
+
+
+@torch.no_grad()
+def compared(tokens: Tokens, start: int) -> Tensor:
+    """How far a frozen model and the student agree [m, 2]: the share of the most likely tokens that
+    are the same (`TOP`), and KL(student || frozen); NaN but for every `APART`-th token of a batch,
+    in which these are number `start` and on. Without a frozen model [m, 0]."""
+    if tokens.distribution is None or not tokens.references:
+        return tokens.logprobs.new_zeros(len(tokens.logprobs), 0).detach()
+    theirs = next(iter(tokens.references.values()))
+    found = tokens.logprobs.new_full((len(tokens.logprobs), 2), torch.nan)
+    places = slice(-start % APART, None, APART)
+    mine, theirs = tokens.distribution[places], theirs[places]
+    top = min(TOP, mine.shape[1])
+    ids, others = (each.topk(top, dim=1).indices for each in (mine, theirs))
+    shared = (ids[:, :, None] == others[:, None, :]).any(2).sum(1)
+    found[places, 0] = shared.to(found.dtype) / top
+    found[places, 1] = (mine.exp() * (mine - theirs)).sum(1).to(found.dtype)
+    return found
 
 
 def _frozen(

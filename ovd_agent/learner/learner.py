@@ -201,7 +201,7 @@ class Learner:
                     self.references,
                 )
             parts.sum().backward()
-            meter.add(batch, parts, measured.logprobs, measured.entropies)
+            meter.add(batch, parts, measured.logprobs, measured.entropies, measured.compared)
         return meter.metrics()
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -25,18 +25,20 @@ class Measured:
     """What a pass over the output head found for the trained tokens.
 
     `logprobs` [n] are of the targets, `candidates` [n, K] of other ids, `entropies` [n] without
-    gradient; `extra` [c] is the sum of what `of_distribution` returned.
+    gradient. Of what `of_distribution` returned, `extra` [c] is the sum of the numbers, and
+    `compared` [n, f] the figures of each token; without it there are none.
     """
 
     logprobs: Tensor
     candidates: Tensor
     entropies: Tensor
     extra: Tensor
+    compared: Tensor
 
 
-OfDistribution = Callable[[Tensor, Tensor, Tensor, slice], Tensor]
+OfDistribution = Callable[[Tensor, Tensor, Tensor, slice], tuple[Tensor, Tensor]]
 """From log-probabilities [m] of targets, [m, K] of candidates and [m, V] of the vocabulary, and the
-place of these m tokens in the batch, to numbers [c]."""
+place of these m tokens in the batch, to numbers [c], and figures [m, f] without a gradient."""
 
 
 def token_logprobs(
@@ -71,7 +73,7 @@ def token_logprobs(
         wide = torch.promote_types(logits.dtype, torch.float32)
         whole = (logits.to(wide) / temperature).log_softmax(-1)
         place = slice(start, start + len(ids))
-        return chosen, entropies, of_distribution(chosen[:, 0], chosen[:, 1:], whole, place)
+        return chosen, entropies, *of_distribution(chosen[:, 0], chosen[:, 1:], whole, place)
 
     parts = [
         cast(tuple[Tensor, ...], checkpoint(chunk, states, some, start, use_reentrant=False))
@@ -80,8 +82,12 @@ def token_logprobs(
         )
     ]
     chosen, entropies, *extra = zip(*parts, strict=True)
-    total = torch.stack(extra[0]).sum(0) if extra else None
-    return _measured(torch.cat(chosen), torch.cat(entropies), total)
+    if not extra:
+        return _measured(torch.cat(chosen), torch.cat(entropies))
+    numbers, figures = extra
+    return _measured(
+        torch.cat(chosen), torch.cat(entropies), torch.stack(numbers).sum(0), torch.cat(figures)
+    )
 
 
 def hidden_states(model: PreTrainedModel, batch: MicroBatch) -> Tensor:
@@ -147,9 +153,19 @@ def check_head(model: PreTrainedModel) -> None:
         )
 
 
-def _measured(chosen: Tensor, entropies: Tensor, extra: Tensor | None = None) -> Measured:
-    nothing = chosen.new_zeros(0) if extra is None else extra
-    return Measured(chosen[:, 0], chosen[:, 1:], entropies, nothing)
+def _measured(
+    chosen: Tensor,
+    entropies: Tensor,
+    extra: Tensor | None = None,
+    compared: Tensor | None = None,
+) -> Measured:
+    return Measured(
+        chosen[:, 0],
+        chosen[:, 1:],
+        entropies,
+        chosen.new_zeros(0) if extra is None else extra,
+        chosen.new_zeros(0, 0) if compared is None else compared,
+    )
 
 
 def _from_hidden(

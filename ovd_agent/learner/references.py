@@ -27,13 +27,15 @@ class Wants:
     `model` is what `--student` takes too, or the address of a server, `MODEL@http://HOST:PORT`; by
     default it is the student as the run began. With `whole` nothing is measured beforehand: a
     component of the loss reads the model's whole distribution beside that of the student. With
-    `told` the reference reads a row's `told` in place of its prompt.
+    `told` the reference reads a row's `told` in place of its prompt. With `aligned` the model may
+    have another tokenizer (`ovd_agent.learner.aligned`).
     """
 
     where: str
     model: str = ""
     whole: bool = False
     told: bool = False
+    aligned: bool = False
 
     @property
     def served(self) -> bool:

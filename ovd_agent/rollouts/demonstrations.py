@@ -31,12 +31,17 @@ class DemonstrationConfig:
     live: bool = True
     """Let the teacher play tasks that are missing in the pool. Otherwise these have no
     demonstration."""
+    only: bool = False
+    """Train only on tasks that the pool has a demonstration of: what the teacher cannot do is not
+    asked of the student."""
 
     def __post_init__(self) -> None:
         if self.attempts < 1:
             raise OptionError(f"demonstrations.attempts={self.attempts}: expected at least 1")
         if not self.live and self.pool is None:
             raise OptionError("demonstrations.live=False needs demonstrations.pool, a folder")
+        if self.only and self.pool is None:
+            raise OptionError("demonstrations.only needs demonstrations.pool, a folder")
 
 
 Key = tuple[str, ...]
@@ -59,6 +64,22 @@ class Demonstrations:
     def author(self) -> object:
         """Who demonstrates."""
         return self.scenario.teacher if self.demonstrator is None else self.demonstrator
+
+    def chosen(self, tasks: Sequence[Task]) -> Sequence[Task]:
+        """The tasks to train on: all, or with `only` those that the pool has.
+
+        Raises OptionError if it has none.
+        """
+        if not self.config.only:
+            return tasks
+        starts = self.scenario.begin(tasks)
+        found = [start.task for start in starts if any(map(self._is_right, self._pooled(start)))]
+        if not found:
+            raise OptionError(
+                f"demonstrations.pool={str(self.config.pool)!r} has no demonstration of any of the"
+                f" {len(tasks)} tasks: fill it by ovd demonstrate with the same environment"
+            )
+        return found
 
     def demonstrate(
         self, tasks: Sequence[Task], *, scored: bool = False, rewarded: bool = False
@@ -146,7 +167,11 @@ class Demonstrations:
         return pool / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.jsonl"
 
     def _passes(self, episode: Episode) -> bool:
-        return episode.exact_match == 1 and _score(episode) >= self.config.min_score
+        return self._is_right(episode) and _score(episode) >= self.config.min_score
+
+    @staticmethod
+    def _is_right(episode: Episode) -> bool:
+        return episode.exact_match == 1
 
 
 def key_of(episode: Episode, turns: int | None = None) -> Key:

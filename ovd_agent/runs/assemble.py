@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ovd_agent.algorithms import choose_algorithm
 from ovd_agent.algorithms.base import Algorithm, Checked, WithLosses
+from ovd_agent.learner.aligned import AlignedModel, same_vocabulary
 from ovd_agent.learner.learner import AUTO, Learner
 from ovd_agent.learner.memory import LEAST_BUDGET
 from ovd_agent.learner.references import FrozenModel, Reference, Wants
@@ -179,7 +180,7 @@ def _source(
     if algorithm.needs.verdicts:
         group_judge(demonstrations)
     return SourceParts(
-        played.tasks,
+        demonstrations.chosen(played.tasks),
         played.held_out[: config.eval_count],
         algorithm,
         tokenizer,
@@ -266,29 +267,33 @@ def _references(
                 )
             found[name] = ServedModel(name, wants.model, tokenizer)
             continue
-        found[name] = FrozenModel(
+        frozen, theirs = _frozen(wants, model, tokenizer)
+        reference = FrozenModel(
             name,
-            _frozen(wants, model, tokenizer),
+            frozen,
             temperature=config.rollout.temperature,
             token_budget=LEAST_BUDGET if chosen == AUTO else chosen,
             logit_budget=config.learner.logit_budget,
             autocast=dtype != torch.float32,
         )
+        same = same_vocabulary(theirs, tokenizer)
+        found[name] = reference if same else AlignedModel(reference, theirs, tokenizer)
     return found
 
 
 def _frozen(
     wants: Wants, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> PreTrainedModel:
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if not wants.model:
-        return copy.deepcopy(student)
+        return copy.deepcopy(student), tokenizer
     model, theirs = load_model(student_path(wants.model))
-    if theirs.get_vocab() != tokenizer.get_vocab():
+    if not (wants.aligned or same_vocabulary(theirs, tokenizer)):
         raise OptionError(
             f"reference {wants.model!r} has another tokenizer than the student, so it judges"
-            " other tokens; choose a model with the same tokenizer"
+            " other tokens; choose a model with the same tokenizer, or --algorithm opd with"
+            " --algorithm.other-tokenizer"
         )
-    return moved(moved(model, student.device), student.dtype)
+    return moved(moved(model, student.device), student.dtype), theirs
 
 
 def _policy(

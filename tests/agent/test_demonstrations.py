@@ -118,6 +118,17 @@ def test_a_pool_serves_later_runs(setting, tmp_path):
     assert later.played == []
 
 
+def test_tasks_that_the_pool_lacks_can_be_left_out(setting, tmp_path):
+    demonstrator, tasks = setting(Teacher(right=(0,)), pool=tmp_path / "pool")
+    demonstrator.demonstrate([tasks[0], tasks[2]])
+    assert demonstrator.chosen(tasks) == tasks
+    later, tasks = setting(Teacher(right=()), pool=tmp_path / "pool", only=True)
+    assert [task.id for task in later.chosen(tasks)] == [tasks[0].id, tasks[2].id]
+    empty, tasks = setting(Teacher(right=()), pool=tmp_path / "empty", only=True)
+    with pytest.raises(OptionError, match="has no demonstration of any of the 4 tasks"):
+        empty.chosen(tasks)
+
+
 def test_a_pool_keeps_no_score_of_another_judge(setting, tmp_path):
     """Each judge asks for its own least score."""
     generous, strict = Teacher(right=(0,), scores={0: 9}), Teacher(right=(), scores={0: 3})
@@ -187,3 +198,5 @@ def test_options_that_cannot_be_are_one_sentence():
         DemonstrationConfig(attempts=0)
     with pytest.raises(OptionError, match=r"live=False needs demonstrations\.pool"):
         DemonstrationConfig(live=False)
+    with pytest.raises(OptionError, match=r"only needs demonstrations\.pool"):
+        DemonstrationConfig(only=True)

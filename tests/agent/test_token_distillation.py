@@ -10,6 +10,7 @@ import torch
 
 from ovd_agent.algorithms.sod import SOD
 from ovd_agent.cli import main
+from ovd_agent.learner.components import compared
 from ovd_agent.learner.learner import Learner, LearnerConfig
 from ovd_agent.learner.references import FrozenModel, Wants
 from ovd_agent.learner.rows import TrainingRow
@@ -230,6 +231,35 @@ def test_the_sampled_token_is_measured_once(monkeypatch):
     whole = rows_for("distill")
     FrozenModel("teacher", teacher).measure(whole, Wants("distill", whole=True))
     assert TEACHER_LOGPROBS not in whole[0].streams
+
+
+def test_every_eighth_token_of_a_batch_is_compared():
+    generator = torch.Generator().manual_seed(0)
+    mine, theirs = torch.randn(2, 20, 40, generator=generator).log_softmax(-1)
+    tokens = Tokens(mine[:, 0], {}, distribution=mine, references={"teacher": theirs})
+    found = compared(tokens, start=3)  # its first is number 3 of the batch
+    known = ~found.isnan().any(1)
+    assert known.nonzero()[:, 0].tolist() == [5, 13]
+    for place in (5, 13):
+        ids, others = ({*each[place].topk(16).indices.tolist()} for each in (mine, theirs))
+        assert float(found[place, 0]) == pytest.approx(len(ids & others) / 16)
+    torch.testing.assert_close(found[known, 1], kl(mine, theirs)[[5, 13]])
+
+
+def test_the_log_says_how_far_teacher_and_student_agree():
+    config, losses = LearnerConfig(minibatches=1), loss_components([Divergence()])
+
+    def logged(teacher, weight="divergence"):
+        learner = Learner(tiny_model(), config, losses=losses, references={"teacher": teacher})
+        return learner.update(rows_for(weight))
+
+    same = logged(tiny_model())
+    assert same["teacher_overlap"] == 1
+    assert same["teacher_kl"] == pytest.approx(0, abs=1e-9)
+    other = logged(tiny_model(seed=1))
+    assert 0 < other["teacher_overlap"] < 1
+    assert other["teacher_kl"] > 0
+    assert "teacher_overlap" not in logged(tiny_model(), "pg")
 
 
 def test_a_turn_counts_by_its_divergence_against_the_first():
