@@ -22,6 +22,22 @@ from ovd_agent.models import compute_dtype, quiet
 _WARMUP_STEPS = 2
 
 
+@dataclass(frozen=True)
+class FitOptions:
+    """How a model is fitted to rows."""
+
+    model: str = "smollm2"
+    """The model to train: as `ovd train --student`."""
+    epochs: int = 2
+    """Passes over the rows."""
+    rows_per_step: int = 16
+    """Rows of an optimiser step."""
+    learning_rate: float = 1e-4
+    """Of AdamW, after a short warm-up; it falls to a tenth."""
+    seed: int = 0
+    """Random seed of tasks, of what is held out, and of the order of rows."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fitted:
     """The mean cross-entropy of each optimiser step, and the seconds of all."""
@@ -30,19 +46,13 @@ class Fitted:
     seconds: float
 
 
-def fit(
-    model: PreTrainedModel,
-    rows: Sequence[TrainingRow],
-    *,
-    epochs: int,
-    rows_per_step: int,
-    learning_rate: float,
-    seed: int,
-) -> Fitted:
+def fit(model: PreTrainedModel, rows: Sequence[TrainingRow], options: FitOptions) -> Fitted:
     """Train `model` in place on the rows, in another order each epoch, with progress on stderr."""
-    config = LearnerConfig(learning_rate=learning_rate, minibatches=1, warmup_steps=_WARMUP_STEPS)
+    config = LearnerConfig(
+        learning_rate=options.learning_rate, minibatches=1, warmup_steps=_WARMUP_STEPS
+    )
     learner = Learner(model, config, autocast=compute_dtype(model.device) != torch.float32)
-    steps = batches(len(rows), epochs, rows_per_step, seed)
+    steps = batches(len(rows), options.epochs, options.rows_per_step, options.seed)
     start, losses = time.perf_counter(), list[float]()
     for place, batch in track([*enumerate(steps)], "training", console=Console(stderr=True)):
         progress = Progress(place / len(steps), (place + 1) / len(steps))

@@ -28,8 +28,7 @@ from ovd_envs.episode import Episode, Task
 from ovd_envs.errors import OptionError
 from ovd_envs.search.base import SearchEngine, SearchRequest
 from ovd_envs.search.simulated.base import WriteRequest
-from ovd_envs.search.simulated.engine import Noise, SimulatedOptions, SimulatedSearch
-from ovd_envs.search.simulated.engine import Written as Counts
+from ovd_envs.search.simulated.engine import Noise, SimulatedOptions, SimulatedSearch, Written
 from ovd_envs.search.simulated.prompts import read_passages, write_messages
 from retrieval_index.documents import Document
 from retrieval_index.mentions import mentions
@@ -178,7 +177,7 @@ class LocalSimulator:
         return SimulatedSearch(options, writer)
 
     @property
-    def written(self) -> Counts:
+    def written(self) -> Written:
         """What the engine did."""
         return self.engine.written
 
@@ -191,7 +190,7 @@ class LocalSimulator:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class Measured:
     """Shares of requests: `form` wrote passages at all; of useful ones `useful` say what is asked
     for, of noisy ones `noisy` do, and should not."""
 
@@ -200,14 +199,14 @@ class Written:
     noisy: float
 
 
-def measured(writer: LocalWriter, pairs: Sequence[Pair]) -> Written:
+def measured(writer: LocalWriter, pairs: Sequence[Pair]) -> Measured:
     """How a writer does on pairs that it has not seen."""
     found = writer.write([pair.request for pair in pairs])
     says: dict[bool, list[bool]] = {True: [], False: []}
     for pair, passages in zip(pairs, found, strict=True):
         text = " ".join(f"{title} {text}" for title, text in passages or [])
         says[pair.request.useful].append(mentions(text, [pair.wanted]))
-    return Written(
+    return Measured(
         sum(map(bool, found)) / max(1, len(found)),
         sum(says[True]) / max(1, len(says[True])),
         sum(says[False]) / max(1, len(says[False])),

@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 
 from ovd_agent.cli.parse import parse
-from ovd_agent.fitting import fit, save_model
+from ovd_agent.fitting import FitOptions, fit, save_model
 from ovd_agent.models import load_model, student_path
 from ovd_agent.report.calibration import write_page
 from ovd_agent.runs.config import EnvironmentConfig
@@ -29,23 +29,17 @@ from retrieval_index.files import write_atomically
 
 
 @dataclass(frozen=True)
-class Options(EnvironmentConfig):
+class Options(FitOptions, EnvironmentConfig):
     """Train a judge."""
 
-    model: str = "smollm2"
-    """The model to train: as `ovd train --student`."""
     per_kind: int = 80
     """Training steps of each kind."""
     held_out_steps: int = 40
     """Steps of each kind, of other tasks, that are measured before and after."""
     count: int = 300
     """Episodes that the steps are taken from."""
-    epochs: int = 2
-    rows_per_step: int = 16
-    learning_rate: float = 1e-4
     shows_answer: bool = True
     """Whether the judge is told the right answer."""
-    seed: int = 0
     out: Path = Path("runs/scorer")
     """Where model/, scorer.json and report.html go."""
 
@@ -64,14 +58,7 @@ def main(arguments: Sequence[str]) -> int:
     console.print(f"{len(rows)} steps to train on, {len(test)} to measure with")
     scorer = ModelScorer(model, tokenizer, shows_answer=options.shows_answer)
     before = calibrate(scorer, test)
-    fitted = fit(
-        model,
-        rows,
-        epochs=options.epochs,
-        rows_per_step=options.rows_per_step,
-        learning_rate=options.learning_rate,
-        seed=options.seed,
-    )
+    fitted = fit(model, rows, options)
     after = calibrate(scorer, test)
     save_model(model, tokenizer, options.out / "model")
     record: dict[str, Any] = {

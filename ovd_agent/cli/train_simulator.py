@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ovd_agent.cli.parse import parse
-from ovd_agent.fitting import fit, save_model
+from ovd_agent.fitting import FitOptions, fit, save_model
 from ovd_agent.learner.rows import TrainingRow
 from ovd_agent.lora import LoraConfig, add_adapters
 from ovd_agent.losses.cross_entropy import CrossEntropy
@@ -31,7 +31,7 @@ from ovd_agent.models import load_model, student_path
 from ovd_agent.rollouts.encoding import encode, encode_prompt
 from ovd_agent.runs.config import EnvironmentConfig
 from ovd_agent.scorer import ModelScorer
-from ovd_agent.simulator import LocalWriter, Pair, Written, measured, sampled_pairs, writing_rows
+from ovd_agent.simulator import LocalWriter, Measured, Pair, measured, sampled_pairs, writing_rows
 from ovd_envs.calibration.calibrate import KindCalibration, calibrate, known_steps
 from ovd_envs.errors import OptionError
 from ovd_envs.registry import make_scenario
@@ -43,11 +43,9 @@ from retrieval_index.files import write_atomically
 
 
 @dataclass(frozen=True)
-class Options(EnvironmentConfig):
+class Options(FitOptions, EnvironmentConfig):
     """Train a simulator."""
 
-    model: str = "smollm2"
-    """The model to train: as `ovd train --student`."""
     tasks: int = 150
     """Tasks whose hops are asked for."""
     held_out_tasks: int = 20
@@ -56,16 +54,12 @@ class Options(EnvironmentConfig):
     """Passages of a query."""
     words: int = 40
     """Of a passage, at most."""
-    epochs: int = 2
-    rows_per_step: int = 16
-    learning_rate: float = 1e-4
     lora: LoraConfig = field(default_factory=LoraConfig)
     control: Literal["none", "shuffled", "other"] = "none"
     """What is trained on instead: the passages of other queries, or demonstrations of
     arithmetic."""
     judges: int = 0
     """Steps of each kind that the model grades before and after; 0: none."""
-    seed: int = 0
     out: Path = Path("runs/simulator")
     """Where model/ and simulator.json go."""
 
@@ -84,19 +78,12 @@ def main(arguments: Sequence[str]) -> int:
     steps = known_steps(*unseen, options.judges, options.seed) if options.judges else []
     scorer = ModelScorer(model, tokenizer)
 
-    def state() -> tuple[Written, list[KindCalibration]]:
+    def state() -> tuple[Measured, list[KindCalibration]]:
         model.eval()
         return measured(writer, test), calibrate(scorer, steps) if steps else []
 
     before = state()
-    fitted = fit(
-        model,
-        rows,
-        epochs=options.epochs,
-        rows_per_step=options.rows_per_step,
-        learning_rate=options.learning_rate,
-        seed=options.seed,
-    )
+    fitted = fit(model, rows, options)
     after = state()
     save_model(model, tokenizer, options.out / "model")
     record: dict[str, Any] = {
@@ -157,7 +144,7 @@ def _other_rows(tokenizer: Any, count: int) -> list[TrainingRow]:
     return rows
 
 
-State = tuple[Written, list[KindCalibration]]
+State = tuple[Measured, list[KindCalibration]]
 
 
 def show(before: State, after: State) -> None:
