@@ -38,7 +38,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -65,6 +65,9 @@ class Options:
     out: Path = Path("runs/compare")
     only_read: bool = False
     """Train nothing: compare the runs that are finished."""
+    arms: tuple[str, ...] = ()
+    """Only these arms of the plan, the baseline, and those that they start from. The others can be
+    trained later."""
     baseline: str | None = None
     """The arm that the others are compared with, where it is not the plan's."""
     show: Path | None = None
@@ -96,6 +99,8 @@ def main(arguments: Sequence[str]) -> int:
     if options.plan is None:
         raise OptionError("nothing to compare: give --plan PLAN.toml, --show RECORD, or --run RUN")
     plan = read_plan(options.plan, options.baseline)
+    if options.arms:
+        plan = only(plan, options.arms)
     for seed in plan.seeds:  # seed by seed, so that a comparison broken off is a paired one
         for arm in plan.arms:
             if not options.only_read:
@@ -130,6 +135,24 @@ def read_plan(path: Path, baseline: str | None = None) -> Plan:
     if not seeds or not all(type(seed) is int for seed in seeds) or len(set(seeds)) < len(seeds):
         raise OptionError(f"plan {path}: seeds={seeds!r}: expected different integers")
     return Plan(baseline, seeds, data.get("common", {}), arms)
+
+
+def only(plan: Plan, names: Sequence[str]) -> Plan:
+    """The plan with these arms, its baseline, and the arms that they start from.
+
+    Raises OptionError for a name that is no arm's.
+    """
+    for name in names:
+        if name not in plan.arms:
+            known = ", ".join(plan.arms)
+            raise OptionError(f"arms: {name!r} is no arm of the plan: expected some of {known}")
+    kept: set[str] = set()
+    waiting = [*names, plan.baseline]
+    while waiting:
+        kept.add(arm := waiting.pop())
+        start = str(plan.arms[arm].get("student", ""))
+        waiting += [other for other in plan.arms if f"{{out}}/{other}-{{seed}}" == start]
+    return replace(plan, arms={name: arm for name, arm in plan.arms.items() if name in kept})
 
 
 def as_arguments(options: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -34,6 +34,7 @@ def run_command(options):
     """The command with these options; its exit status."""
     arguments = ["--plan", str(options.plan), "--out", str(options.out)]
     arguments += ["--only-read"] if options.only_read else []
+    arguments += ["--arms", *options.arms] if options.arms else []
     arguments += ["--baseline", options.baseline] if options.baseline else []
     return main.run("ovd_agent.cli.compare", arguments)
 
@@ -288,6 +289,17 @@ def test_an_arm_may_start_from_another(trained):
     assert run_command(options) == 0
     students = [c[c.index("--student") + 1] for c in commands if "--student" in c]
     assert students == [str(options.out / "sft-0"), str(options.out / "sft-1")]
+
+
+def test_some_arms_can_be_trained_first(trained, capsys):
+    options, commands = trained
+    more = '\n[arms.cold]\nalgorithm = "sft"\n[arms.late]\nalgorithm = "ovd"\n'
+    options.plan.write_text(PLAN + 'student = "{out}/cold-{seed}"\n' + more)
+    assert run_command(replace(options, arms=("ovd",))) == 0
+    assert not any("late-" in " ".join(command) for command in commands)
+    assert any("cold-0" in " ".join(command) for command in commands)
+    assert run_command(replace(options, arms=("lats",))) == 2
+    assert "'lats' is no arm of the plan: expected some of" in capsys.readouterr().err
 
 
 def test_only_seeds_that_all_arms_finished_are_compared(trained, capsys):
