@@ -17,6 +17,7 @@ import ray
 import transfer_queue as tq
 from tensordict import NonTensorStack, TensorDict
 from verl.utils.config import validate_config
+from verl.utils.dataset.rl_dataset import collate_fn
 from verl.utils.tensordict_utils import assign_non_tensor_data, get_tensordict
 from verl_client import Client
 
@@ -25,7 +26,6 @@ from ovd_agent.engines import VerlOptions
 from ovd_agent.engines.verl_rows import readable, row_fields, rows_loss, stream_names
 from ovd_agent.engines.verl_run import OVDTrainer, Tasks, VerlRun, row_columns, verl_config
 from ovd_agent.engines.verl_source import (
-    TASK,
     RowManager,
     VerlPolicy,
     collector_on,
@@ -221,10 +221,12 @@ def cluster():
 
 
 def prompts(step: int, places: list[int], **more) -> TensorDict:
-    data = get_tensordict({"uid": np.array([f"u{each}" for each in places], dtype=object)})
-    data[TASK] = torch.tensor(places)
-    assign_non_tensor_data(data, "global_steps", step)
-    for name, value in more.items():
+    """Tasks as verl's trainer sends them: from its dataset, by its own hands."""
+    tasks = Tasks([2000], config=None)
+    batch = collate_fn([tasks[place] for place in places])
+    batch["uid"] = np.array([f"u{place}" for place in places], dtype=object)
+    data = get_tensordict(batch)
+    for name, value in {"global_steps": step, **more}.items():
         assign_non_tensor_data(data, name, value)
     return data
 
@@ -277,7 +279,7 @@ def test_the_configuration_is_one_that_verl_accepts(config):
     assert found.trainer.total_training_steps == 2
     tasks = Tasks(found.data.train_files, config=found.data)
     assert len(tasks) == 2000
-    assert tasks[7][TASK] == 7
+    assert tasks[7]["index"] == 7
 
 
 @pytest.mark.parametrize(
