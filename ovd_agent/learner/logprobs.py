@@ -18,6 +18,9 @@ LOGIT_BUDGET = 2**26
 """Logits held at a time, by default: 256 MiB in float32."""
 CACHED = 2**19
 """Logits in a pass on a processor: 2 MiB in float32."""
+BUFFERS = 8
+"""As large as the logits, that a pass over whole distributions holds: both distributions, what a
+divergence makes of them, and their gradients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +56,16 @@ def token_logprobs(
 
     The head runs on the trained positions only. When n * vocabulary exceeds `logit_budget` it runs
     in chunks, computed again in the backward pass; so it does wherever `of_distribution` reads
-    whole distributions, of which none is kept. Log-probabilities are at least float32 and those of
-    sampling at `temperature`.
+    whole distributions, of which none is kept, in chunks that are smaller by `BUFFERS`.
+    Log-probabilities are at least float32 and those of sampling at `temperature`.
     """
     hidden = hidden_states(model, batch).flatten(0, 1)[batch.positions]
     head = _head(model)
     ids = batch.targets[:, None]
     if candidates is not None:
         ids = torch.cat([ids, candidates], dim=1)
-    size = max(1, logit_budget // vocabulary_size(model))
+    held = 1 if of_distribution is None else BUFFERS
+    size = max(1, logit_budget // (held * vocabulary_size(model)))
     if len(ids) <= size and of_distribution is None:
         return _measured(*_from_hidden(hidden, ids, head, temperature))
 

@@ -30,6 +30,7 @@ _CHUNK = 1000
 LEDGER = (
     *("updates", "optimizer_steps", "student_tokens", "teacher_tokens", "score_calls"),
     *("demonstrations", "distinct_demonstrations", "trained_tokens", "seconds"),
+    "peak_memory_mb",
 )
 
 

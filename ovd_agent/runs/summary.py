@@ -46,6 +46,7 @@ def write_summary(config: TrainConfig, seconds: float, precision: str) -> dict[s
         "updates": len(updates),
         "untrained_updates": sum(not line["optimizer_steps"] for line in updates),
         "seconds": seconds,
+        "peak_memory_mb": max((line["peak_memory_mb"] for line in updates), default=0.0),
         "threads": torch.get_num_threads(),
         "precision": precision,
         "torch": torch.__version__,

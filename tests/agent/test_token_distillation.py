@@ -12,6 +12,7 @@ from ovd_agent.algorithms.sod import SOD
 from ovd_agent.cli import main
 from ovd_agent.learner.components import compared
 from ovd_agent.learner.learner import Learner, LearnerConfig
+from ovd_agent.learner.logprobs import BUFFERS
 from ovd_agent.learner.references import FrozenModel, Wants
 from ovd_agent.learner.rows import TrainingRow
 from ovd_agent.losses import loss_components
@@ -155,7 +156,7 @@ def rows_for(weight: str, count=4):
     return rows
 
 
-@pytest.mark.parametrize("budget", [2**20, 3 * VOCABULARY])
+@pytest.mark.parametrize("budget", [2**20, 3 * BUFFERS * VOCABULARY])
 @pytest.mark.parametrize(
     "component",
     [

@@ -112,6 +112,8 @@ def test_a_run_leaves_all_it_promises(folder):
     assert summary["teacher_seconds"].keys() == {"judging", "acting"}
     assert (out / "report.html").stat().st_size > 0
     assert summary["optimizer_steps"] > 0
+    peaks = [line["peak_memory_mb"] for line in read_log(out / "log.jsonl")]
+    assert summary["peak_memory_mb"] == max(peaks) > 0
     for name in ("config.json", "episodes_before.jsonl", "episodes_after.jsonl"):
         assert (out / name).stat().st_size > 0
     # The random student answers nothing: all is replaced, and the cross-entropy falls.

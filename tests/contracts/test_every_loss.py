@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ovd_agent.learner.learner import Learner, LearnerConfig
+from ovd_agent.learner.logprobs import BUFFERS
 from ovd_agent.learner.references import FrozenModel, Wants
 from ovd_agent.learner.rows import TrainingRow
 from ovd_agent.losses import LOSSES, loss_components
@@ -194,7 +195,7 @@ def test_whole_distributions_equal_the_naive_ones_and_are_read_in_parts():
             sizes.append(len(tokens.logprobs))
             return super().loss(tokens)
 
-    metrics, found = backward(model, rows, (Watched(),), logit_budget=4 * VOCABULARY)
+    metrics, found = backward(model, rows, (Watched(),), logit_budget=4 * BUFFERS * VOCABULARY)
     assert max(sizes) == 4
     model.zero_grad()
     total, count = 0.0, 0
