@@ -16,7 +16,6 @@ from typing import Literal
 from ovd_agent.algorithms.base import Context, Needs
 from ovd_agent.algorithms.of_tokens import OfTokens
 from ovd_agent.algorithms.rows import distilled_row
-from ovd_agent.learner.references import Wants
 from ovd_agent.learner.rows import TrainingRow
 from ovd_agent.losses.base import LossComponent
 from ovd_agent.losses.distillation import TEACHER
@@ -49,7 +48,7 @@ class GKD(OfTokens):
 
     @property
     def needs(self) -> Needs:
-        wants = Wants(Divergence.weight, self.teacher_model, whole=True)
+        wants = self.wants(Divergence.weight, whole=True)
         return Needs(self.samples, {TEACHER: wants})
 
     @property

@@ -55,10 +55,10 @@ class OPD(OfTokens):
             raise OptionError(f"reward_scale={self.reward_scale}: expected more than 0")
         if self.asymmetric and self.entropy_above:
             raise OptionError("asymmetric and entropy_above: choose one of them")
-        if self.other_tokenizer and (self._diverges or self.reward_scale != 1):
+        if self.other_tokenizer and (self._diverges or self.reward_scale != 1 or self.closest != 1):
             raise OptionError(
-                "other_tokenizer: expected no entropy_above, asymmetric or reward_scale, which"
-                " compare tokens one by one"
+                "other_tokenizer: expected no entropy_above, asymmetric, reward_scale or closest,"
+                " which compare tokens one by one"
             )
         self.components()
 
@@ -84,9 +84,7 @@ class OPD(OfTokens):
 
     @property
     def needs(self) -> Needs:
-        wanted = {
-            TEACHER: Wants(Distillation.weight, self.teacher_model, aligned=self.other_tokenizer)
-        }
+        wanted = {TEACHER: self.wants(Distillation.weight, aligned=self.other_tokenizer)}
         if self.reward_scale != 1:
             wanted[START] = Wants(Distillation.weight)
         return Needs(self.samples, wanted)

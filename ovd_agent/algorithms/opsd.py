@@ -36,10 +36,11 @@ class OPSD(OPD):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.entropy_above or self.asymmetric or self.other_tokenizer:
+        compares = self.entropy_above or self.asymmetric or self.closest != 1
+        if compares or self.other_tokenizer:
             raise OptionError(
-                "entropy_above, asymmetric and other_tokenizer: a teacher that reads another prompt"
-                " has no distribution beside the student's; leave them out"
+                "entropy_above, asymmetric, closest and other_tokenizer: a teacher that reads"
+                " another prompt has no distribution beside the student's; leave them out"
             )
 
     @property

@@ -20,7 +20,6 @@ from ovd_agent.algorithms.advantages import group_advantages
 from ovd_agent.algorithms.base import Context, Needs
 from ovd_agent.algorithms.of_tokens import OfTokens
 from ovd_agent.algorithms.rows import PolicyTerm, distilled_row, policy_row
-from ovd_agent.learner.references import Wants
 from ovd_agent.learner.rows import BEHAVIOUR, TrainingRow
 from ovd_agent.losses.base import LossComponent
 from ovd_agent.losses.distillation import TEACHER, TEACHER_LOGPROBS, Distillation
@@ -42,12 +41,13 @@ class SOD(OfTokens):
     policy: PolicyTerm = field(default_factory=lambda: PolicyTerm(clip_high=0.28))
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.samples < 2 or self.delta < 0:
             raise OptionError("samples: expected at least 2; delta: expected at least 0")
 
     @property
     def needs(self) -> Needs:
-        taught = {TEACHER: Wants(Distillation.weight, self.teacher_model)}
+        taught = {TEACHER: self.wants(Distillation.weight)}
         return Needs(self.samples, {**self.policy.references(), **taught})
 
     @property
@@ -74,6 +74,7 @@ class SOD(OfTokens):
 
     def measured(self, rows: Sequence[TrainingRow]) -> None:
         """Weight the turns, once the teacher has read the rows."""
+        super().measured(rows)
         for row in rows:
             if TEACHER_LOGPROBS in row.streams:
                 row.streams[Distillation.weight] = self._weights(row)

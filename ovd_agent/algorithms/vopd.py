@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from ovd_agent.algorithms.base import Needs
 from ovd_agent.algorithms.opd import OPD
-from ovd_agent.learner.references import Wants
 from ovd_agent.losses.distillation import TEACHER, BaselinedDistillation
 from ovd_envs.errors import OptionError
 
@@ -26,7 +25,7 @@ class VOPD(OPD):
 
     @property
     def needs(self) -> Needs:
-        wants = Wants(BaselinedDistillation.weight, self.teacher_model, whole=True)
+        wants = self.wants(BaselinedDistillation.weight, whole=True)
         return Needs(self.samples, {TEACHER: wants})
 
     def __post_init__(self) -> None:

@@ -16,9 +16,8 @@ from ovd_agent.learner.logprobs import (
     hidden_states,
     token_logprobs,
 )
+from ovd_agent.learner.overlap import compared
 from ovd_agent.losses.base import LossComponent, Tokens, row_numbers
-
-TOP, APART = 16, 8
 
 
 def batch_losses(
@@ -56,7 +55,7 @@ def batch_losses(
             loss.loss(replace(tokens, candidates=_columns(candidates, widths, loss)))
             for loss in whole
         ]
-        return torch.stack(numbers), compared(tokens, place.start)
+        return torch.stack(numbers), _compared(tokens, place.start)
 
     measured = token_logprobs(
         model,
@@ -77,23 +76,11 @@ def batch_losses(
     return torch.stack([found.get(loss.name, nothing) for loss in losses]), measured
 
 
-@torch.no_grad()
-def compared(tokens: Tokens, start: int) -> Tensor:
-    """How far a frozen model and the student agree [m, 2]: the share of the most likely tokens that
-    are the same (`TOP`), and KL(student || frozen); NaN but for every `APART`-th token of a batch,
-    in which these are number `start` and on. Without a frozen model [m, 0]."""
+def _compared(tokens: Tokens, start: int) -> Tensor:
+    """As `compared`, with the first frozen model [m, 2]; without one [m, 0]."""
     if tokens.distribution is None or not tokens.references:
         return tokens.logprobs.new_zeros(len(tokens.logprobs), 0).detach()
-    theirs = next(iter(tokens.references.values()))
-    found = tokens.logprobs.new_full((len(tokens.logprobs), 2), torch.nan)
-    places = slice(-start % APART, None, APART)
-    mine, theirs = tokens.distribution[places], theirs[places]
-    top = min(TOP, mine.shape[1])
-    ids, others = (each.topk(top, dim=1).indices for each in (mine, theirs))
-    shared = (ids[:, :, None] == others[:, None, :]).any(2).sum(1)
-    found[places, 0] = shared.to(found.dtype) / top
-    found[places, 1] = (mine.exp() * (mine - theirs)).sum(1).to(found.dtype)
-    return found
+    return compared(tokens.distribution, next(iter(tokens.references.values())), start)
 
 
 def _frozen(

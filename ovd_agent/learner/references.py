@@ -3,8 +3,8 @@ the start, what does a teacher of tokens say?"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from ovd_agent.learner.batches import micro_batches
+from ovd_agent.learner.batches import MicroBatch, micro_batches
 from ovd_agent.learner.logprobs import LOGIT_BUDGET, token_logprobs
+from ovd_agent.learner.overlap import overlaps
 from ovd_agent.learner.rows import AUTHORS, TrainingRow
 from ovd_agent.losses.cross_entropy import CrossEntropy
 
@@ -28,7 +29,8 @@ class Wants:
     default it is the student as the run began. With `whole` nothing is measured beforehand: a
     component of the loss reads the model's whole distribution beside that of the student. With
     `told` the reference reads a row's `told` in place of its prompt. With `aligned` the model may
-    have another tokenizer (`ovd_agent.learner.aligned`).
+    have another tokenizer (`ovd_agent.learner.aligned`). With `overlap` a model in this process
+    also writes `TrainingRow.overlap`.
     """
 
     where: str
@@ -36,6 +38,7 @@ class Wants:
     whole: bool = False
     told: bool = False
     aligned: bool = False
+    overlap: bool = False
 
     @property
     def served(self) -> bool:
@@ -84,7 +87,7 @@ class Asked:
 
 @dataclass(slots=True)
 class FrozenModel:
-    """A reference in this process."""
+    """A reference in this process, and the student as it is now, with which it is compared."""
 
     name: str
     model: PreTrainedModel
@@ -92,29 +95,47 @@ class FrozenModel:
     token_budget: int = 2048
     logit_budget: int = LOGIT_BUDGET
     autocast: bool = False
+    student: PreTrainedModel | None = None
 
     def __post_init__(self) -> None:
         self.model.eval()  # without dropout
 
     @torch.no_grad()
     def measure(self, rows: Sequence[TrainingRow], wants: Wants) -> int:
-        if wants.whole:
-            return 0
         asked = Asked.of(rows, wants)
+        if not wants.whole:
+            for batch in self._batches(asked):
+                with self._precision():
+                    measured = token_logprobs(
+                        self.model, batch, self.temperature, self.logit_budget
+                    )
+                found = measured.logprobs.double().cpu().numpy()
+                for index, count in batch.rows:
+                    values, found = found[:count], found[count:]
+                    asked[index].fill(self.name, values)
+        if wants.overlap:
+            self._compare(asked)
+        return 0
+
+    def _compare(self, asked: Sequence[Asked]) -> None:
+        assert self.student is not None
+        for batch in self._batches(asked):
+            with self._precision():
+                found = overlaps(self.student, self.model, batch, self.logit_budget)
+            for index, overlap in found.items():
+                asked[index].row.overlap = overlap
+
+    def _batches(self, asked: Sequence[Asked]) -> Iterator[MicroBatch]:
         marked: list[TrainingRow] = []
         for each in asked:
             mark = TrainingRow.blank(each.ids, "demonstration")
             mark.stream(CrossEntropy.weight)[each.places] = 1.0
             marked.append(mark)
-        device = self.model.device
-        precision = torch.autocast(device.type, torch.bfloat16) if self.autocast else nullcontext()
-        for batch in micro_batches(
-            marked, (CrossEntropy(),), [1.0] * len(marked), self.token_budget, device
-        ):
-            with precision:
-                measured = token_logprobs(self.model, batch, self.temperature, self.logit_budget)
-            found = measured.logprobs.double().cpu().numpy()
-            for index, count in batch.rows:
-                values, found = found[:count], found[count:]
-                asked[index].fill(self.name, values)
-        return 0
+        return micro_batches(
+            marked, (CrossEntropy(),), [1.0] * len(marked), self.token_budget, self.model.device
+        )
+
+    def _precision(self) -> AbstractContextManager[object]:
+        if not self.autocast:
+            return nullcontext()
+        return torch.autocast(self.model.device.type, torch.bfloat16)

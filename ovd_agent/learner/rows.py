@@ -34,6 +34,8 @@ class TrainingRow:
     in the divisor, and is computed once. `group` and `version` say where it came from. `told` are
     ids that a reference may read in place of the prompt: a prompt that tells more. `turns` [n] says
     in which turn of an episode each id was written, -1 for the prompt; None where there is none.
+    `overlap` is the share of the likeliest tokens that the student has in common with a reference
+    that was asked for it, NaN where none was.
     """
 
     ids: list[int]
@@ -45,6 +47,7 @@ class TrainingRow:
     version: int = 0
     told: list[int] = field(default_factory=list[int])
     turns: NDArray[np.int16] | None = None
+    overlap: float = np.nan
 
     @classmethod
     def blank(

@@ -275,6 +275,7 @@ def _references(
             token_budget=LEAST_BUDGET if chosen == AUTO else chosen,
             logit_budget=config.learner.logit_budget,
             autocast=dtype != torch.float32,
+            student=model,
         )
         same = same_vocabulary(theirs, tokenizer)
         found[name] = reference if same else AlignedModel(reference, theirs, tokenizer)

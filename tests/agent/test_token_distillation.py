@@ -10,9 +10,9 @@ import torch
 
 from ovd_agent.algorithms.sod import SOD
 from ovd_agent.cli import main
-from ovd_agent.learner.components import compared
 from ovd_agent.learner.learner import Learner, LearnerConfig
 from ovd_agent.learner.logprobs import BUFFERS
+from ovd_agent.learner.overlap import compared
 from ovd_agent.learner.references import FrozenModel, Wants
 from ovd_agent.learner.rows import TrainingRow
 from ovd_agent.losses import loss_components
@@ -237,8 +237,7 @@ def test_the_sampled_token_is_measured_once(monkeypatch):
 def test_every_eighth_token_of_a_batch_is_compared():
     generator = torch.Generator().manual_seed(0)
     mine, theirs = torch.randn(2, 20, 40, generator=generator).log_softmax(-1)
-    tokens = Tokens(mine[:, 0], {}, distribution=mine, references={"teacher": theirs})
-    found = compared(tokens, start=3)  # its first is number 3 of the batch
+    found = compared(mine, theirs, start=3)  # its first is number 3 of the batch
     known = ~found.isnan().any(1)
     assert known.nonzero()[:, 0].tolist() == [5, 13]
     for place in (5, 13):

@@ -7,8 +7,12 @@ import pytest
 import torch
 
 from ovd_agent.algorithms.base import Context
+from ovd_agent.algorithms.gkd import GKD
 from ovd_agent.algorithms.opd import OPD
+from ovd_agent.algorithms.opd_topk import OPDTopK
 from ovd_agent.algorithms.opsd import OPSD
+from ovd_agent.algorithms.sod import SOD
+from ovd_agent.algorithms.vopd import VOPD
 from ovd_agent.cli.main import main
 from ovd_agent.learner.learner import Learner, LearnerConfig
 from ovd_agent.learner.references import FrozenModel, Wants
@@ -106,6 +110,44 @@ def test_options_of_opd_are_their_formulas(options):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-5, atol=1e-7)
 
 
+def test_the_overlap_of_a_row_is_the_mean_of_what_the_likeliest_tokens_share():
+    student, teacher = (tiny_model(seed=seed).eval() for seed in (0, 1))
+    rows = [row(seed, length) for seed, length in enumerate((30, 12, 21))]
+    wants = OPD("x", closest=0.5).needs.references["teacher"]
+    for budget in (2**20, VOCABULARY):
+        reference = FrozenModel("teacher", teacher, logit_budget=budget, student=student)
+        for one in rows:  # a row alone, so that every eighth of its tokens is looked at
+            reference.measure([one], wants)
+            places = range(PROMPT, len(one.ids), 8)
+            with torch.no_grad():
+                mine, theirs = (logprobs(each, one.ids)[0] for each in (student, teacher))
+            shared = [
+                len(
+                    {*mine[t - 1].topk(16).indices.tolist()} & {*theirs[t - 1].topk(16)[1].tolist()}
+                )
+                for t in places
+            ]
+            assert one.overlap == pytest.approx(sum(shared) / len(shared) / 16)
+    FrozenModel("teacher", student, student=student).measure(rows, wants)
+    assert [one.overlap for one in rows] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("algorithm", [OPD, VOPD, GKD, OPDTopK, SOD])
+def test_the_closest_tasks_are_learned_and_no_others(algorithm):
+    made = algorithm("x", closest=0.5)
+    names = [loss.weight for loss in made.losses]
+    rows = [row(seed) for seed in range(6)]
+    for one, group, overlap in zip(rows, "aabbcc", (0.9, 0.1, 0.6, 0.7, 0.2, 0.3), strict=True):
+        one.group, one.overlap = group, overlap
+        for name in names:
+            one.stream(name)[PROMPT:] = 1.0
+    made.measured(rows)
+    left = [any(one.has(name).any() for name in names) for one in rows]
+    assert left == [True, True, True, True, False, False]  # means 0.5, 0.65 and 0.25
+    algorithm("x").measured(rows)
+    assert [any(one.has(name).any() for name in names) for one in rows] == left
+
+
 def test_opsd_tells_the_answer_or_shows_a_solution(webqa):
     scenario, tasks = webqa
     model, tokenizer = student_of()
@@ -158,6 +200,8 @@ def test_a_teacher_that_cannot_be_asked_is_one_sentence(serve, tokenizer, monkey
         ServedModel("teacher", "student@http://127.0.0.1:9", tokenizer)
     with pytest.raises(OptionError, match="which a server does not send"):
         OPD("m@http://127.0.0.1:9", asymmetric=True).check(10)
+    with pytest.raises(OptionError, match=r"algorithm\.closest compares whole distributions"):
+        OPD("m@http://127.0.0.1:9", closest=0.5).check(10)
     mine = student_of()[1]
     monkeypatch.setattr(mine, "encode", lambda *args, **options: [1, 2, 3])
     with pytest.raises(OptionError, match="has another tokenizer than the student"):
@@ -191,6 +235,20 @@ def test_a_run_with_a_served_teacher(tmp_path, serve):
     assert line["rows_unmeasured"] == 0
     assert server.prompts
     assert line["teacher_kl"] == pytest.approx(0, abs=1e-4)  # the teacher is the student
+
+
+def test_a_run_learns_from_the_closest_half_of_its_tasks(tmp_path):
+    lengths = []
+    for closest in ("1", "0.5"):
+        command = [*SMALL, "--updates", "1", "--out", str(tmp_path / closest), "--algorithm"]
+        command += ["gkd", "--algorithm.teacher-model", "tiny", "--algorithm.closest", closest]
+        assert main(command) == 0
+        [line] = read_log(tmp_path / closest / "log.jsonl")
+        assert line["teacher_overlap"] == 1
+        lengths.append((line["student_tokens"], line["trained_tokens"]))
+    (played, learned), (again, half) = lengths
+    assert played == again
+    assert 0 < half < learned
 
 
 @pytest.mark.parametrize(
