@@ -103,6 +103,19 @@ def load_model(
     return model.eval(), tokenizer
 
 
+def load_frozen(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """As `load_model`, a model that is never trained: on the GPU if there is one, in the precision
+    that it computes in there."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model, tokenizer = load_model(name, compute_dtype(device))
+    return moved(model, device), tokenizer
+
+
+def moved(model: PreTrainedModel, target: torch.device | torch.dtype) -> PreTrainedModel:
+    move: Any = model.to  # whose annotations in transformers hide those of torch
+    return move(target)
+
+
 def load_config(name: str) -> PreTrainedConfig:
     """The configuration of a student's model, without its weights. Raises ModelError."""
     if name == TINY:

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ovd_agent.learner.rows import TrainingRow
 from ovd_agent.losses.cross_entropy import CrossEntropy
-from ovd_agent.models import load_model, student_path
+from ovd_agent.models import load_frozen, student_path
 from ovd_agent.policies.base import Sampling
 from ovd_agent.policies.torch_policy import TorchPolicy
 from ovd_agent.rollouts.encoding import encode, encode_chat
@@ -125,7 +125,6 @@ class LocalWriter:
         self.tokenizer, self.temperature = tokenizer, temperature
         self.slots, self.max_length = slots, max_length
         self._policy = TorchPolicy(model, tokenizer, slots=slots, max_length=max_length)
-        self._policy.weights_changed(0)
 
     def write(self, requests: Sequence[WriteRequest]) -> list[list[tuple[str, str]] | None]:
         """Requests that are asked together share one stream of random numbers."""
@@ -142,6 +141,8 @@ class LocalWriter:
 
     def _texts(self, requests: Sequence[WriteRequest], number: int) -> list[str]:
         self._policy.seed((requests[0].seed if requests else 0) + number)
+        # What is in the cache decides who is read first, and so which passages draw which numbers.
+        self._policy.weights_changed(0)
         for key, request in enumerate(requests):
             tokens = 20 + _TOKENS_OF_A_WORD * request.words * request.count
             prompt = prompt_ids(self.tokenizer, request)[: self.max_length - tokens - 1]
@@ -170,7 +171,7 @@ class LocalSimulator:
 
     @cached_property
     def engine(self) -> SimulatedSearch:
-        model, tokenizer = load_model(student_path(self.model))
+        model, tokenizer = load_frozen(student_path(self.model))
         options = SimulatedOptions(noise=self.noise, words=self.words, seed=self.seed)
         with torch.inference_mode(False):
             writer = LocalWriter(model.eval(), tokenizer, temperature=self.temperature)

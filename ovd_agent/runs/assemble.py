@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -24,7 +24,7 @@ from ovd_agent.learner.served_reference import ServedModel
 from ovd_agent.lora import add_adapters
 from ovd_agent.losses import loss_components
 from ovd_agent.losses.base import LossComponent
-from ovd_agent.models import compute_dtype, load_model, student_path
+from ovd_agent.models import compute_dtype, load_model, moved, student_path
 from ovd_agent.policies import POLICIES
 from ovd_agent.policies.base import PolicyContext, TrainedPolicy
 from ovd_agent.policies.check import check_played
@@ -331,8 +331,3 @@ def _passing_folder() -> Path:
 def _use_threads(config: PlayConfig) -> None:
     if config.threads:
         torch.set_num_threads(config.threads)
-
-
-def moved(model: PreTrainedModel, target: torch.device | torch.dtype) -> PreTrainedModel:
-    move: Any = model.to  # whose annotations in transformers hide those of torch
-    return move(target)

@@ -74,6 +74,15 @@ def test_it_learns_to_write_what_it_is_shown(model, pairs):
     assert f"{title}: {text}" in pairs[0].text
 
 
+def test_what_is_written_depends_on_the_requests_and_not_on_earlier_ones(pairs, model):
+    student, tokenizer = model
+    writer = LocalWriter(student, tokenizer, temperature=1.0)
+    requests = [replace(pair.request, words=2) for pair in pairs[:4]]
+    first = writer._texts(requests, 0)
+    assert writer._texts(requests[::-1], 0) != first
+    assert writer._texts(requests, 0) == first
+
+
 @pytest.mark.parametrize("control", ["none", "shuffled", "other"])
 def test_the_command_trains_saves_and_its_model_plays_the_engine(tmp_path, control, model):
     student, tokenizer = model
