@@ -31,7 +31,7 @@ from rich.table import Table
 ROOT = Path(__file__).parents[1]
 CONTROLS = ("none", "shuffled", "other")
 SAID = {"none": "simulates", "shuffled": "passages of other queries", "other": "arithmetic"}
-TRAINING = ("--tasks", "60", "--judges", "24", "--env.world-seed", "3")
+TRAINING = ("--tasks", "60", "--judges", "120", "--env.world-seed", "3")
 
 
 @dataclass(frozen=True)

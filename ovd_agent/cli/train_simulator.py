@@ -41,6 +41,9 @@ from ovd_envs.teachers import DEFAULT_TEACHER
 from ovd_envs.teachers.base import Demonstrator
 from retrieval_index.files import write_atomically
 
+_TASKS_A_STEP = 4
+"""Tasks played for each step of a kind that is graded: most are played well."""
+
 
 @dataclass(frozen=True)
 class Options(FitOptions, EnvironmentConfig):
@@ -59,7 +62,8 @@ class Options(FitOptions, EnvironmentConfig):
     """What is trained on instead: the passages of other queries, or demonstrations of
     arithmetic."""
     judges: int = 0
-    """Steps of each kind that the model grades before and after; 0: none."""
+    """Steps of each kind that the model grades before and after, half of them good where there are
+    enough; 0: none."""
     out: Path = Path("runs/simulator")
     """Where model/ and simulator.json go."""
 
@@ -70,8 +74,13 @@ def main(arguments: Sequence[str]) -> int:
     torch.manual_seed(options.seed)
     model, tokenizer = load_model(student_path(options.model))
     add_adapters(model, options.lora, options.seed)
-    _, train = _pairs(options, options.tasks)
-    unseen, test = _pairs(options, options.held_out_tasks, held_out=True)
+    known = options.environment(teacher=DEFAULT_TEACHER, count=options.tasks).build()
+    played = max(options.held_out_tasks, _TASKS_A_STEP * options.judges)
+    unseen = options.held_out(played, teacher=DEFAULT_TEACHER).build()
+    train, test = (
+        _pairs(*known, options.tasks, options),
+        _pairs(*unseen, options.held_out_tasks, options),
+    )
     rows = _rows(options, tokenizer, train)
     console.print(f"{len(rows)} rows to train on, {len(test)} queries to measure with")
     writer = LocalWriter(model, tokenizer)
@@ -100,22 +109,13 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _pairs(
-    options: Options, count: int, *, held_out: bool = False
-) -> tuple[tuple[Scenario, Sequence[Any]], list[Pair]]:
-    chosen = (
-        options.held_out(count, teacher=DEFAULT_TEACHER)
-        if held_out
-        else options.environment(teacher=DEFAULT_TEACHER, count=count)
-    )
-    scenario, tasks = chosen.build()
+def _pairs(scenario: Scenario, tasks: Sequence[Any], count: int, options: Options) -> list[Pair]:
     search = getattr(scenario, "search", None)
     if search is None:
-        raise OptionError(f"{chosen.name} has no search engine: expected one that searches")
-    pairs = sampled_pairs(
+        raise OptionError("the environment has no search engine: expected one that searches")
+    return sampled_pairs(
         search, tasks[:count], count=options.top_k, words=options.words, seed=options.seed
     )
-    return (scenario, tasks), pairs
 
 
 def _rows(options: Options, tokenizer: Any, pairs: list[Pair]) -> list[TrainingRow]:

@@ -3,6 +3,9 @@ architectures, over contexts beyond their sliding windows."""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import replace
+
 import pytest
 import torch
 import transformers
@@ -111,6 +114,23 @@ def test_a_wrong_mask_is_refused_by_name(monkeypatch):
     with pytest.raises(
         UnplayableModel, match=r"student 'mine' \(MistralForCausalLM\): .*or --policy vllm"
     ):
+        check_played(policy, "mine")
+
+
+@pytest.mark.parametrize("gap", [0.12, 0.5])
+def test_a_trained_student_is_not_refused_for_the_rounding_of_bfloat16(gap, monkeypatch):
+    """Logits of 28 are rounded to 0.125; a window of three quarters differs by some 0.9."""
+    model = tiny("llama").bfloat16()
+    policy = TorchPolicy(model, byte_tokenizer(), slots=3, max_length=LENGTH)
+    played = policy.collect
+
+    def rounded(at_least):
+        for key, completion in played(at_least):
+            yield key, replace(completion, logprobs=[said + gap for said in completion.logprobs])
+
+    monkeypatch.setattr(policy, "collect", rounded)
+    refused = pytest.raises(UnplayableModel, match="nats a token apart")
+    with refused if gap > 0.25 else nullcontext():
         check_played(policy, "mine")
 
 
