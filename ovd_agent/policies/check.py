@@ -11,8 +11,8 @@ from ovd_agent.policies.torch_policy import TorchPolicy
 from ovd_envs.errors import OVDError
 
 LIMITS = {torch.float32: 1e-2, torch.bfloat16: 0.25, torch.float16: 0.05}
-"""Nats a token, the mean of a context. In bfloat16 logits of 28 are rounded to 0.125: trained students
-differ from themselves by 0.06, a window of three quarters by 0.9."""
+"""Nats a token, the mean of a context. In bfloat16 logits of 28 are rounded to 0.125: a trained
+student differs from itself by 0.06, from one with a window of three quarters by 0.9."""
 _TOKENS = 8
 
 
