@@ -16,6 +16,14 @@ from ovd_agent.losses.distillation import TEACHER
 from ovd_envs.errors import OptionError
 
 
+def check_sampled(samples: int, first_tokens: int = 0) -> None:
+    """Raise OptionError where there would be nothing to teach."""
+    if samples < 1:
+        raise OptionError(f"samples={samples}: expected at least 1")
+    if first_tokens < 0:
+        raise OptionError(f"first_tokens={first_tokens}: expected at least 0")
+
+
 @dataclass(frozen=True)
 class OfTokens(ABC):
     """An algorithm with a teacher of tokens."""
@@ -31,8 +39,7 @@ class OfTokens(ABC):
     1: all."""
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise OptionError(f"samples={self.samples}: expected at least 1")
+        check_sampled(self.samples)
         if not 0 < self.closest <= 1:
             raise OptionError(f"closest={self.closest}: expected a share in (0, 1]")
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ovd_agent.algorithms.base import Context, Needs
-from ovd_agent.algorithms.of_tokens import OfTokens
+from ovd_agent.algorithms.of_tokens import OfTokens, check_sampled
 from ovd_agent.algorithms.rows import distilled_row
 from ovd_agent.learner.references import Wants
 from ovd_agent.learner.rows import TrainingRow
@@ -49,8 +49,7 @@ class OPD(OfTokens):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.first_tokens < 0:
-            raise OptionError(f"first_tokens={self.first_tokens}: expected at least 0")
+        check_sampled(self.samples, self.first_tokens)
         if self.reward_scale <= 0:
             raise OptionError(f"reward_scale={self.reward_scale}: expected more than 0")
         if self.asymmetric and self.entropy_above:
@@ -60,19 +59,18 @@ class OPD(OfTokens):
                 "other_tokenizer: expected no entropy_above, asymmetric, reward_scale or closest,"
                 " which compare tokens one by one"
             )
-        self.components()
+        _ = self.losses  # which check their own options
 
-    def components(self) -> list[LossComponent]:
-        found: list[LossComponent] = [self.policy_gradient()]
-        if self._diverges:
-            found.append(
-                Divergence(
-                    beta=0.0, entropy_above=self.entropy_above, where_punished=self.asymmetric
-                )
-            )
-        return found
+    @property
+    def losses(self) -> Sequence[LossComponent]:
+        if not self._diverges:
+            return (self._policy_gradient(),)
+        added = Divergence(
+            beta=0.0, entropy_above=self.entropy_above, where_punished=self.asymmetric
+        )
+        return (self._policy_gradient(), added)
 
-    def policy_gradient(self) -> Distillation:
+    def _policy_gradient(self) -> Distillation:
         clip, praise = (self.clip_low, self.clip_high), self.asymmetric
         if self.reward_scale == 1:
             return Distillation(*clip, only_praise=praise)
@@ -88,10 +86,6 @@ class OPD(OfTokens):
         if self.reward_scale != 1:
             wanted[START] = Wants(Distillation.weight)
         return Needs(self.samples, wanted)
-
-    @property
-    def losses(self) -> Sequence[LossComponent]:
-        return self.components()
 
     def check(self, score_levels: int) -> None:
         super().check(score_levels)

@@ -13,55 +13,61 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ovd_agent.algorithms.base import Context, Needs
-from ovd_agent.algorithms.opd import OPD
+from ovd_agent.algorithms.of_tokens import check_sampled
+from ovd_agent.algorithms.rows import distilled_row
 from ovd_agent.learner.references import Wants
 from ovd_agent.learner.rows import TrainingRow
+from ovd_agent.losses.base import LossComponent
 from ovd_agent.losses.distillation import TEACHER, Distillation
-from ovd_agent.losses.kl import START
 from ovd_agent.rollouts.encoding import encode_prompt
 from ovd_agent.rollouts.group import Group
 from ovd_agent.rollouts.trajectory import Trajectory
-from ovd_envs.errors import OptionError
 
 _ANSWER = "The correct answer is: {}"
 _SHOWN = "Here is how someone solved it:\n{}"
 
 
 @dataclass(frozen=True)
-class OPSD(OPD):
+class OPSD:
     """Single-sample distillation from the student itself, told the answer or shown a solution."""
 
+    teacher_model: str = ""
+    """The model that is told, as `--student` takes it, with the student's tokenizer; empty: the
+    student as the run began."""
+    samples: int = 2
+    """Student trajectories per task."""
     tells: Literal["answer", "demonstration"] = "demonstration"
     """What the teacher knows beside the question: its reference answer, or a demonstration."""
+    first_tokens: int = 0
+    """Teach only this many first tokens of a trajectory; 0: all."""
+    clip_low: float = 0.2
+    """Lower clip of the importance ratio: 1 - clip_low."""
+    clip_high: float = 0.2
+    """Upper clip of the importance ratio: 1 + clip_high."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        compares = self.entropy_above or self.asymmetric or self.closest != 1
-        if compares or self.other_tokenizer:
-            raise OptionError(
-                "entropy_above, asymmetric, closest and other_tokenizer: a teacher that reads"
-                " another prompt has no distribution beside the student's; leave them out"
-            )
+        check_sampled(self.samples, self.first_tokens)
+        _ = self.losses  # which check their own options
 
     @property
     def needs(self) -> Needs:
-        wanted = {TEACHER: Wants(Distillation.weight, self.teacher_model, told=True)}
-        if self.reward_scale != 1:
-            wanted[START] = Wants(Distillation.weight)
-        return Needs(self.samples, wanted)
+        told = Wants(Distillation.weight, self.teacher_model, told=True)
+        return Needs(self.samples, {TEACHER: told})
 
-    def check(self, score_levels: int) -> None:
-        """Without a teacher_model it is the student."""
+    @property
+    def losses(self) -> Sequence[LossComponent]:
+        return (Distillation(self.clip_low, self.clip_high),)
 
     def demonstrations(self, samples: Sequence[Trajectory]) -> int:
         return int(self.tells == "demonstration")
 
     def rows(self, group: Group, context: Context) -> list[TrainingRow]:
-        told = self._told(group)
-        rows = super().rows(group, context) if told else []
-        for row, sample in zip(rows, group.played, strict=bool(told)):
+        told, rows = self._told(group), list[TrainingRow]()
+        for sample in group.played if told else ():
+            row = distilled_row(sample, Distillation.weight, self.first_tokens)
             prompt = f"{sample.episode.prompt.strip()}\n\n{told}"
             row.told = encode_prompt(context.tokenizer, prompt, context.template)
+            rows.append(row)
         return rows
 
     def _told(self, group: Group) -> str:

@@ -74,17 +74,15 @@ def main(arguments: Sequence[str]) -> int:
     torch.manual_seed(options.seed)
     model, tokenizer = load_model(student_path(options.model))
     add_adapters(model, options.lora, options.seed)
-    known = options.environment(teacher=DEFAULT_TEACHER, count=options.tasks).build()
+    scenario, tasks = options.environment(teacher=DEFAULT_TEACHER, count=options.tasks).build()
+    train = _pairs(scenario, tasks[: options.tasks], options)
     played = max(options.held_out_tasks, _TASKS_A_STEP * options.judges)
-    unseen = options.held_out(played, teacher=DEFAULT_TEACHER).build()
-    train, test = (
-        _pairs(*known, options.tasks, options),
-        _pairs(*unseen, options.held_out_tasks, options),
-    )
+    unseen, others = options.held_out(played, teacher=DEFAULT_TEACHER).build()
+    test = _pairs(unseen, others[: options.held_out_tasks], options)
     rows = _rows(options, tokenizer, train)
     console.print(f"{len(rows)} rows to train on, {len(test)} queries to measure with")
     writer = LocalWriter(model, tokenizer)
-    steps = known_steps(*unseen, options.judges, options.seed) if options.judges else []
+    steps = known_steps(unseen, others, options.judges, options.seed) if options.judges else []
     scorer = ModelScorer(model, tokenizer)
 
     def state() -> tuple[Measured, list[KindCalibration]]:
@@ -109,13 +107,11 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _pairs(scenario: Scenario, tasks: Sequence[Any], count: int, options: Options) -> list[Pair]:
+def _pairs(scenario: Scenario, tasks: Sequence[Any], options: Options) -> list[Pair]:
     search = getattr(scenario, "search", None)
     if search is None:
         raise OptionError("the environment has no search engine: expected one that searches")
-    return sampled_pairs(
-        search, tasks[:count], count=options.top_k, words=options.words, seed=options.seed
-    )
+    return sampled_pairs(search, tasks, count=options.top_k, words=options.words, seed=options.seed)
 
 
 def _rows(options: Options, tokenizer: Any, pairs: list[Pair]) -> list[TrainingRow]:

@@ -234,7 +234,8 @@ def test_a_run_with_a_served_teacher(tmp_path, serve):
     [line] = read_log(tmp_path / "log.jsonl")
     assert line["rows_unmeasured"] == 0
     assert server.prompts
-    assert line["teacher_kl"] == pytest.approx(0, abs=1e-4)  # the teacher is the student
+    # The teacher is the student, in float32; the learner may multiply in bfloat16.
+    assert line["teacher_kl"] == pytest.approx(0, abs=1e-3)
 
 
 def test_a_run_learns_from_the_closest_half_of_its_tasks(tmp_path):
