@@ -1,6 +1,6 @@
 """Can who learned to simulate a search engine judge searches? (Open question 1, arXiv 2601.21968.)
 
-    python benchmarks/discrimination.py           # runs that are finished are read
+    python benchmarks/discrimination.py           # what the record has is not run again
 
 SmolLM2 learns to write the passages of queries (`ovd train-simulator`), and grades the same
 held-out steps before and after. Two controls learn as long from other text: passages of other
@@ -17,21 +17,25 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 import tyro
-from record import RESULTS, surroundings, write_record
+from record import RESULTS, begun, surroundings, write_record
 from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).parents[1]
 CONTROLS = ("none", "shuffled", "other")
 SAID = {"none": "simulates", "shuffled": "passages of other queries", "other": "arithmetic"}
-TRAINING = ("--tasks", "60", "--judges", "120", "--env.world-seed", "3")
+TRAINING = ("--tasks", "40", "--judges", "120", "--env.world-seed", "3")
+FIGURES = ("form", "useful", "noisy")
+"""What `ovd train-simulator` measures of the passages."""
+Runs = dict[str, dict[str, Any]]
+"""By control and seed."""
 
 
 @dataclass(frozen=True)
@@ -41,79 +45,69 @@ class Options:
     model: str = "smollm2"
     """As `ovd train --student`."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    out: Path = ROOT / "runs/discrimination"
+    work: Path = ROOT / "runs/discrimination"
+    """Where the models are written."""
+    out: Path = RESULTS / "discrimination.json"
 
 
-def finished(options: Options, control: str, seed: int) -> dict[str, Any]:
-    """The record of a run, which is made where it is not there."""
-    folder = options.out / f"{control}-{seed}"
+def trained(options: Options, control: str, seed: int) -> dict[str, Any]:
+    """Train one and read what it measured."""
+    folder = options.work / f"{control}-{seed}"
     if not (folder / "simulator.json").exists():
         command = [sys.executable, "-m", "ovd_agent.cli.main", "train-simulator", *TRAINING]
         command += ["--model", options.model, "--control", control, "--seed", str(seed)]
         subprocess.run([*command, "--out", str(folder)], check=True, cwd=ROOT)
-    return json.loads((folder / "simulator.json").read_text())
+    record = json.loads((folder / "simulator.json").read_text())
+    return {
+        when: {
+            "auc": {
+                each["kind"]: round(each["auc"], 3)
+                for each in record[when]["judged"]
+                if each["auc"] == each["auc"]
+            },
+            "steps": {
+                each["kind"]: [each["good"], each["steps"]] for each in record[when]["judged"]
+            },
+            **{name: round(record[when][name], 3) for name in FIGURES},
+        }
+        for when in ("before", "after")
+    }
 
 
-def areas(record: Mapping[str, Any], when: str) -> dict[str, float]:
-    """AUC by kind of step, where steps of the kind were good and bad."""
-    judged: Sequence[Mapping[str, Any]] = record[when]["judged"]
-    return {each["kind"]: each["auc"] for each in judged if each["auc"] == each["auc"]}
-
-
-def rows_of(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """What each group learned, by kind of step, over its seeds."""
+def rows_of(runs: Runs, seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """What each group learned, by kind of step, over the seeds that it has."""
     found: list[dict[str, Any]] = []
-    for control, records in runs.items():
-        for kind in sorted(areas(records[0], "before")):
+    for control in CONTROLS:
+        records = [runs[name] for seed in seeds if (name := f"{control}-{seed}") in runs]
+        for kind in ("answer", "search"):
             before, after = (
-                [areas(each, when)[kind] for each in records] for when in ("before", "after")
+                [each[when]["auc"][kind] for each in records] for when in ("before", "after")
             )
             gains = [late - early for early, late in zip(before, after, strict=True)]
-            found.append(
-                {
-                    "learned": SAID[control],
-                    "kind": kind,
-                    "before": [round(each, 3) for each in before],
-                    "after": [round(each, 3) for each in after],
-                    "gain": round(fmean(gains), 3),
-                    "sd": round(stdev(gains), 3) if len(gains) > 1 else None,
-                }
-            )
+            if gains:
+                spread = f" ± {stdev(gains):.2f}" if len(gains) > 1 else ""
+                row = {"learned": SAID[control], "kind": kind, "before": before, "after": after}
+                found.append({**row, "gain": f"{fmean(gains):+.2f}{spread}"})
     return found
 
 
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
-    runs: dict[str, list[Mapping[str, Any]]] = {control: [] for control in CONTROLS}
+    what = {"model": options.model, "training": " ".join(TRAINING)}
+    record = begun(options.out)
+    same = all(record.get(name) == value for name, value in what.items())
+    runs: Runs = record["results"] if same else {}
     for seed in options.seeds:  # seed by seed, so that what was broken off can be compared
         for control in CONTROLS:
-            runs[control].append(finished(options, control, seed))
-    rows = rows_of(runs)
-    written = {
-        SAID[control]: [{name: each["after"][name] for name in FIGURES} for each in records]
-        for control, records in runs.items()
-    }
-    write_record(
-        RESULTS / "discrimination.json",
-        {
-            **surroundings(("torch", "transformers")),
-            "model": options.model,
-            "seeds": options.seeds,
-            "training": " ".join(TRAINING),
-            "auc": rows,
-            "wrote": written,
-        },
-    )
+            if f"{control}-{seed}" not in runs:
+                found = trained(options, control, seed)
+                runs[f"{control}-{seed}"] = found | surroundings(("torch", "transformers"))
+                write_record(options.out, {"results": runs, **what})
     table = Table("learned", "steps", "AUC before", "after", "gain")
-    for row in rows:
-        spread = "" if row["sd"] is None else f" ± {row['sd']:.2f}"
+    for row in rows_of(runs, options.seeds):
         each = (" ".join(f"{auc:.2f}" for auc in row[when]) for when in ("before", "after"))
-        table.add_row(row["learned"], row["kind"], *each, f"{row['gain']:+.2f}{spread}")
+        table.add_row(row["learned"], row["kind"], *each, row["gain"])
     Console().print(table)
-
-
-FIGURES = ("form", "useful", "noisy")
-"""What `ovd train-simulator` measures of the passages."""
 
 
 if __name__ == "__main__":
