@@ -6,6 +6,7 @@ ordinary bf16 safetensors checkpoint in the user's cache, and from then on loade
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib.util
 import tempfile
@@ -109,6 +110,13 @@ def load_frozen(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, tokenizer = load_model(name, compute_dtype(device))
     return moved(model, device), tokenizer
+
+
+def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """A model that is being trained, as `load_frozen` will hold it: in the precision that its
+    device computes in. The model itself where that is its own."""
+    dtype = compute_dtype(model.device)
+    return (model if model.dtype == dtype else moved(copy.deepcopy(model), dtype)).eval()
 
 
 def moved(model: PreTrainedModel, target: torch.device | torch.dtype) -> PreTrainedModel:

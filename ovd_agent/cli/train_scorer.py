@@ -19,7 +19,7 @@ from rich.console import Console
 
 from ovd_agent.cli.parse import parse
 from ovd_agent.fitting import FitOptions, fit, save_model
-from ovd_agent.models import load_model, student_path
+from ovd_agent.models import frozen_copy, load_model, student_path
 from ovd_agent.report.calibration import write_page
 from ovd_agent.runs.config import EnvironmentConfig
 from ovd_agent.scorer import ModelScorer, scoring_rows
@@ -56,10 +56,14 @@ def main(arguments: Sequence[str]) -> int:
     test = known_steps(unseen[0], unseen[1][:count], options.held_out_steps, seed)
     rows = scoring_rows(tokenizer, train, shows_answer=options.shows_answer)
     console.print(f"{len(rows)} steps to train on, {len(test)} to measure with")
-    scorer = ModelScorer(model, tokenizer, shows_answer=options.shows_answer)
-    before = calibrate(scorer, test)
+
+    def judged() -> list[KindCalibration]:
+        played = frozen_copy(model)
+        return calibrate(ModelScorer(played, tokenizer, shows_answer=options.shows_answer), test)
+
+    before = judged()
     fitted = fit(model, rows, options)
-    after = calibrate(scorer, test)
+    after = judged()
     save_model(model, tokenizer, options.out / "model")
     record: dict[str, Any] = {
         **options.record(),

@@ -27,7 +27,7 @@ from ovd_agent.fitting import FitOptions, fit, save_model
 from ovd_agent.learner.rows import TrainingRow
 from ovd_agent.lora import LoraConfig, add_adapters
 from ovd_agent.losses.cross_entropy import CrossEntropy
-from ovd_agent.models import load_model, student_path
+from ovd_agent.models import frozen_copy, load_model, student_path
 from ovd_agent.rollouts.encoding import encode, encode_prompt
 from ovd_agent.runs.config import EnvironmentConfig
 from ovd_agent.scorer import ModelScorer
@@ -81,13 +81,12 @@ def main(arguments: Sequence[str]) -> int:
     test = _pairs(unseen, others[: options.held_out_tasks], options)
     rows = _rows(options, tokenizer, train)
     console.print(f"{len(rows)} rows to train on, {len(test)} queries to measure with")
-    writer = LocalWriter(model, tokenizer)
     steps = known_steps(unseen, others, options.judges, options.seed) if options.judges else []
-    scorer = ModelScorer(model, tokenizer)
 
     def state() -> tuple[Measured, list[KindCalibration]]:
-        model.eval()
-        return measured(writer, test), calibrate(scorer, steps) if steps else []
+        played = frozen_copy(model)
+        judged = calibrate(ModelScorer(played, tokenizer), steps) if steps else []
+        return measured(LocalWriter(played, tokenizer), test), judged
 
     before = state()
     fitted = fit(model, rows, options)
