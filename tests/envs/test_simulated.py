@@ -18,7 +18,7 @@ from ovd_envs.search.base import PacedSearch, SearchRequest
 from ovd_envs.search.simulated.base import WriteRequest
 from ovd_envs.search.simulated.engine import Noise
 from ovd_envs.search.simulated.prompts import history, read_passages, write_messages
-from ovd_envs.tasks.fiction import World
+from ovd_envs.tasks.fiction import PLAIN, RELATIONS, World
 from ovd_envs.teachers.base import ScoreRequest
 from ovd_envs.teachers.environment_agent import agent_score_messages
 from retrieval_index import build_index
@@ -53,6 +53,28 @@ def test_the_oracle_learns_from_useful_passages_and_is_told_nothing_by_noise():
         assert good.source == first(task)["passage"]
         assert bad.source == bad.id
     assert noisy.written.noisy == noisy.written.queries == len(TASKS)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+def test_the_oracle_writes_as_the_passages_of_the_world_do(noise):
+    """In every form that they have: a student that only ever read one cannot read the index."""
+    world = World(2000, 3)
+    entities = [each.entity(n) for each in (world, World(2000, 0)) for n in range(1800)]
+    kinds = {each.name: each.kind for each in entities}
+    seen: set[str] = set()
+    for task in world.tasks(count=500, hops=(1, 2)):
+        [[passage]] = engine(noise, words=60).search([asked(task, first(task)["query"])], 1)
+        relation, _, subject = first(task)["query"].partition(" of ")
+        known = {each.name: each for of_kind in RELATIONS.values() for each in of_kind}[relation]
+        start = passage.text.replace(subject, "{s}")
+        for form in (PLAIN, known.sentence):
+            before = form.replace("{r}", relation).partition("{o}")[0]
+            if before in start:
+                seen.add(f"{relation} {form}")
+                value = start.partition(before)[2].partition(".")[0]
+                assert value.isdigit() if known.target is None else not value.isdigit()
+                assert kinds.get(value) == known.target
+    assert len(seen) == 2 * sum(map(len, RELATIONS.values()))
 
 
 def test_what_is_written_depends_on_seed_task_turn_and_query_alone():

@@ -9,13 +9,15 @@ from collections.abc import Sequence
 
 from ovd_envs.episode import Task
 from ovd_envs.search.simulated.base import WriteRequest
-from ovd_envs.tasks.fiction import RELATIONS, World
+from ovd_envs.tasks.fiction import PLAIN, RELATIONS, World
 from retrieval_index.mentions import mentions
 
 _TRIES = 20
 _NAMES = 2000
 """Passages of the world that invented names are taken from."""
-_STATED = ("The {r} of {s} is {o}.", "{s} is known for one thing above all: its {r} is {o}.")
+_STATED = (PLAIN, "{s} is known for one thing above all: its {r} is {o}.")
+_KNOWN = {relation.name: relation for of_kind in RELATIONS.values() for relation in of_kind}
+"""Relations of the world, which are stated as its passages state them."""
 _WORD = re.compile(r"\w+")
 _IDLE = frozenset("the a an of is in on for to who what which where when was did does and".split())
 
@@ -44,7 +46,7 @@ class RuleWriter:
             return others
         relation, subject, value = hop
         if not request.useful:
-            value = self._another(value, request.episode.task.answers, rng)
+            value = self._another(relation, value, request.episode.task.answers, rng)
         return [self._article(subject, relation, value, request), *others[1:]]
 
     def _article(
@@ -52,10 +54,10 @@ class RuleWriter:
     ) -> tuple[str, str]:
         """The statement among others, which are the same for a subject whatever is asked."""
         rng = random.Random(f"{subject} {relation}")
-        sentences = [rng.choice(_STATED).format(r=relation, s=subject, o=value)]
+        sentences = [rng.choice(_forms(relation)).format(r=relation, s=subject, o=value)]
         for each in _relations_beside(relation):
             other = self._value(each, subject, request.episode.task)
-            sentence = random.Random(f"{subject} {each}").choice(_STATED)
+            sentence = random.Random(f"{subject} {each}").choice(_forms(each))
             sentences.append(sentence.format(r=each, s=subject, o=other))
         rng.shuffle(sentences)
         return subject, _about(" ".join(sentences), sentences, value, request.words)
@@ -65,8 +67,7 @@ class RuleWriter:
         for known, about, value in _chain(task):
             if (known, about) == (relation, subject):
                 return value
-        rng = random.Random(f"{relation} {subject}")
-        return str(rng.randrange(1500, 2000)) if "year" in relation else self._name(rng)
+        return self._invented(relation, random.Random(f"{relation} {subject}"))
 
     def _about_another(self, request: WriteRequest, rng: random.Random) -> tuple[str, str]:
         answers, found = request.episode.task.answers, ("", "")
@@ -77,16 +78,33 @@ class RuleWriter:
                 break
         return found
 
-    def _another(self, value: str, answers: Sequence[str], rng: random.Random) -> str:
+    def _another(
+        self, relation: str, value: str, answers: Sequence[str], rng: random.Random
+    ) -> str:
         other = ""
         for _ in range(_TRIES):
-            other = str(rng.randrange(1500, 2000)) if value.isdigit() else self._name(rng)
+            other = str(rng.randrange(1500, 2000)) if value.isdigit() else ""
+            other = other or self._invented(relation, rng)
             if other != value and not mentions(other, answers):
                 break
         return other
 
-    def _name(self, rng: random.Random) -> str:
-        return self._world.entity(rng.randrange(_NAMES // 2)).name
+    def _invented(self, relation: str, rng: random.Random) -> str:
+        """A value of the kind that the relation has; where that is unknown any name."""
+        if relation not in _KNOWN:
+            return self._world.entity(rng.randrange(_NAMES // 2)).name
+        kind = _KNOWN[relation].target
+        if kind is None:
+            return str(rng.randrange(1500, 2000))
+        return self._world.member(
+            kind, "train", rng.randrange(self._world.size(kind, "train"))
+        ).name
+
+
+def _forms(relation: str) -> tuple[str, ...]:
+    """Ways to state a relation (r) of a subject (s) and a value (o)."""
+    known = _KNOWN.get(relation)
+    return _STATED if known is None else (PLAIN, known.sentence)
 
 
 def _chain(task: Task) -> list[tuple[str, str, str]]:
