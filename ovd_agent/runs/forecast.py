@@ -80,9 +80,10 @@ class Forecast:
 
 def forecast(config: TrainConfig) -> Forecast:
     """The peak of a run's own process. Raises ModelError or OptionError."""
+    libraries = _libraries()  # first: a student that is converted now leaves gigabytes behind
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     parts = foreseen(config, load_config(config.student), device.type, compute_dtype(device))
-    return Forecast(parts, _libraries(), available(device), str(device))
+    return Forecast(parts, libraries, available(device), str(device))
 
 
 def foreseen(
