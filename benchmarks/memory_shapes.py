@@ -156,9 +156,9 @@ def main(options: Options) -> None:
 
 
 def resumed(path: Path, where: dict[str, Any]) -> list[dict[str, Any]]:
-    """What a run on this machine with these versions has measured already."""
+    """What has been measured with these versions, on whichever processor: memory, not time."""
     record = begun(path)
-    same = all(record.get(name) == value for name, value in where.items())
+    same = all(record.get(name) == where[name] for name in ("row", "versions"))
     return list(record["results"]) if same else []
 
 
