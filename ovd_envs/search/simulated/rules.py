@@ -83,8 +83,8 @@ class RuleWriter:
     ) -> str:
         other = ""
         for _ in range(_TRIES):
-            other = str(rng.randrange(1500, 2000)) if value.isdigit() else ""
-            other = other or self._invented(relation, rng)
+            is_year = value.isdigit()
+            other = str(rng.randrange(1500, 2000)) if is_year else self._invented(relation, rng)
             if other != value and not mentions(other, answers):
                 break
         return other
