@@ -9,6 +9,7 @@ the same things, and only the word in the prompt tells them apart.
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -37,6 +38,12 @@ MISSES = 4
 """Near misses are among this many times as many passages as are wanted."""
 _TRIES = 3
 _TOKENS_OF_A_WORD = 3
+_TOO_LONG = (
+    "the search %r failed: its prompt of %d tokens and passages of %d do not fit into %d; write"
+    " shorter passages (--search.words) or fewer (--env.top-k)"
+)
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +78,7 @@ def sampled_pairs(
     pairs: list[Pair] = []
     for (_, link), request, documents in zip(hops, requests, results, strict=True):
         wanted = str(link["answer"])
-        found = [_shortened(each, words) for each in documents]
+        found = [_shortened(each, words) for each in documents or ()]
         says = [mentions(f"{each.title} {each.text}", [wanted]) for each in found]
         useful = [each for each, right in zip(found, says) if right][:count]
         misses = [each for each, right in zip(found, says) if not right][:count]
@@ -143,17 +150,20 @@ class LocalWriter:
         self._policy.seed((requests[0].seed if requests else 0) + number)
         # What is in the cache decides who is read first, and so which passages draw which numbers.
         self._policy.weights_changed(0)
+        waiting = 0
         for key, request in enumerate(requests):
             tokens = 20 + _TOKENS_OF_A_WORD * request.words * request.count
-            prompt = prompt_ids(self.tokenizer, request)[: self.max_length - tokens - 1]
-            self._policy.submit(key, prompt, Sampling(self.temperature, max_new_tokens=tokens))
-        done = dict(self._policy.collect(len(requests)))
-        for key in done:
+            prompt = prompt_ids(self.tokenizer, request)
+            if len(prompt) + tokens < self.max_length:
+                self._policy.submit(key, prompt, Sampling(self.temperature, max_new_tokens=tokens))
+                waiting += 1
+            else:
+                log.warning(_TOO_LONG, request.query[:80], len(prompt), tokens, self.max_length)
+        texts = [""] * len(requests)
+        for key, said in self._policy.collect(waiting):
+            texts[key] = str(self.tokenizer.decode(said.ids, skip_special_tokens=True))
             self._policy.release(key)
-        return [
-            str(self.tokenizer.decode(done[key].ids, skip_special_tokens=True))
-            for key in range(len(requests))
-        ]
+        return texts
 
 
 @dataclass(frozen=True)
@@ -186,7 +196,7 @@ class LocalSimulator:
         """As `SimulatedSearch.pace`."""
         return self.engine.pace(share)
 
-    def search(self, requests: Sequence[SearchRequest], k: int) -> list[list[Document]]:
+    def search(self, requests: Sequence[SearchRequest], k: int) -> list[list[Document] | None]:
         return self.engine.search(requests, k)
 
 

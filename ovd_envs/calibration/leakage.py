@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ovd_envs.episode import Episode, Task
-from ovd_envs.errors import SearchUnavailable
 from ovd_envs.search.base import SearchEngine, SearchRequest
 from retrieval_index.mentions import mentions
 
@@ -48,15 +47,21 @@ class Leakage:
 
 
 def leakage(engine: SearchEngine, tasks: Sequence[Task], k: int = 3) -> Leakage:
-    """Ask the engine about each task that has a chain of hops, at the beginning of an episode."""
+    """Ask the engine about each task that has a chain of hops, at the beginning of an episode; all
+    queries of a kind at once."""
     tasks = [task for task in tasks if task.metadata.get("chain")]
     several = [task for task in tasks if task.hops > 1]
     failures: list[bool] = []
 
     def told(asked: Sequence[tuple[Task, str]], wanted: Callable[[Task], Sequence[str]]) -> Share:
-        found = [_brings(engine, task, query, wanted(task), k) for task, query in asked]
-        failures.extend(each is None for each in found)
-        return Share(sum(bool(each) for each in found), len(found))
+        requests = [SearchRequest(query, Episode(task, task.prompt)) for task, query in asked]
+        found = engine.search(requests, k) if requests else []
+        failures.extend(documents is None for documents in found)
+        brought = [
+            any(mentions(f"{each.title} {each.text}", wanted(task)) for each in documents or ())
+            for (task, _), documents in zip(asked, found, strict=True)
+        ]
+        return Share(sum(brought), len(brought))
 
     first = [(task, _first(task, "query")) for task in tasks]
     shares = (
@@ -81,14 +86,3 @@ def _answers(task: Task) -> Sequence[str]:
 
 def _first(task: Task, name: str) -> str:
     return str(task.metadata["chain"][0][name])
-
-
-def _brings(
-    engine: SearchEngine, task: Task, query: str, wanted: Sequence[str], k: int
-) -> bool | None:
-    """None where the engine found nothing to say."""
-    try:
-        [found] = engine.search([SearchRequest(query, Episode(task, task.prompt))], k)
-    except SearchUnavailable:
-        return None
-    return any(mentions(f"{each.title} {each.text}", wanted) for each in found)

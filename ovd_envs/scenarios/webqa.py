@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -111,12 +111,15 @@ class WebQA(Scenario):
             fault = SearchUnavailable(f"the search engine failed: {error}")
             fault.__cause__ = error
             return [
-                Response(fault=fault) if action.kind == "search" else _respond(action, iter(()))
+                Response(fault=fault) if action.kind == "search" else _respond(action)
                 for action in actions
             ]
-        return [_respond(action, found) for action in actions]
+        return [
+            _found(action, next(found)) if action.kind == "search" else _respond(action)
+            for action in actions
+        ]
 
-    def _found(self, requests: list[SearchRequest]) -> list[list[Document]]:
+    def _found(self, requests: list[SearchRequest]) -> Sequence[Sequence[Document] | None]:
         """One call for all requests; none if there are no requests."""
         results = self.search.search(requests, self.top_k) if requests else []
         if len(results) != len(requests):
@@ -146,10 +149,15 @@ def _check_world(tasks: Sequence[Task], search: Any) -> None:
 _SILENCE = Response()
 
 
-def _respond(action: Action, found: Iterator[Sequence[Document]]) -> Response:
-    if action.kind == "search":
-        documents = tuple(next(found))
-        return Response(render_documents(documents), documents)
+def _found(action: Action, documents: Sequence[Document] | None) -> Response:
+    if documents is None:
+        why = f"the search engine has nothing that can be used for {action.content[:80]!r}"
+        return Response(fault=SearchUnavailable(why))
+    return Response(render_documents(documents), tuple(documents))
+
+
+def _respond(action: Action) -> Response:
+    """To what is no search."""
     if action.kind == "answer":
         return _SILENCE
     why = "you only thought" if action.kind == "think" else action.content

@@ -23,7 +23,12 @@ class SearchRequest:
 class SearchEngine(Protocol):
     """Answers a batch of requests with up to `k` passages each, best first."""
 
-    def search(self, requests: Sequence[SearchRequest], k: int) -> list[list[Document]]: ...
+    def search(
+        self, requests: Sequence[SearchRequest], k: int
+    ) -> Sequence[Sequence[Document] | None]:
+        """In the order of the requests; None where only this search failed. What is raised fails
+        all of them."""
+        ...
 
 
 @runtime_checkable

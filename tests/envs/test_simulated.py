@@ -199,14 +199,33 @@ def test_a_model_writes_and_its_faults_are_tried_again(serve):
 
 def test_a_model_that_writes_nothing_usable_is_a_failed_search(serve):
     server = serve(lambda number, body: "no passages")
-    with pytest.raises(SearchUnavailable, match="wrote no passages for the query"):
-        make_search(f"simulated:m@{server.url}").search([asked(TASKS[0], "x")], 2)
-    options = {"search": f"simulated:m@{server.url}", "on_error": "mark"}
+    assert make_search(f"simulated:m@{server.url}").search([asked(TASKS[0], "x")], 2) == [None]
+    options = {"search": f"simulated:m@{server.url}"}
     env = gymnasium.make("ovd/WebQA-v0", **options)
+    env.reset(seed=0)
+    with pytest.raises(SearchUnavailable, match="nothing that can be used for 'x'"):
+        env.step("<search>x</search>")
+    env = gymnasium.make("ovd/WebQA-v0", on_error="mark", **options)
     env.reset(seed=0)
     *_, truncated, info = env.step("<search>x</search>")
     assert truncated
     assert info["end_reason"] == "infrastructure"
+
+
+def test_one_query_that_nothing_is_written_for_fails_no_other(serve):
+    def replies(number, body):
+        return "nothing" if "unlucky" in body["messages"][1]["content"] else PASSAGES
+
+    scenario, tasks = make_scenario(
+        "ovd/WebQA-v0", search=f"simulated:m@{serve(replies).url}", count=3
+    )
+    episodes = scenario.begin(tasks[:3])
+    queries = ["mayor of Alva Hill", "unlucky", "seat of Alva Hill"]
+    with pytest.raises(SearchUnavailable, match=r"'unlucky' \(place 1") as raised:
+        scenario.advance(episodes, [f"<search>{query}</search>" for query in queries])
+    assert raised.value.failed == (1,)
+    assert [len(episode.turns) for episode in episodes] == [1, 0, 1]
+    assert all(episodes[place].turns[0].documents for place in (0, 2))
 
 
 def test_what_a_model_wrote_is_kept_on_disk(serve, tmp_path):

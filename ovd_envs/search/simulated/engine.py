@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ovd_envs.episode import Task
-from ovd_envs.errors import OptionError, SearchUnavailable
+from ovd_envs.errors import OptionError
 from ovd_envs.search.base import SearchRequest
 from ovd_envs.search.simulated.base import Writer, WriteRequest
 from ovd_envs.search.simulated.model import ModelWriter
@@ -121,8 +121,8 @@ class SimulatedSearch:
         self._noise = self.options.noise.at(share)
         return self._noise
 
-    def search(self, requests: Sequence[SearchRequest], k: int) -> list[list[Document]]:
-        """Raises SearchUnavailable where nothing that can be used was written for a query."""
+    def search(self, requests: Sequence[SearchRequest], k: int) -> list[list[Document] | None]:
+        """None where nothing that can be used was written for a query."""
         wanted = [self._request(request, k) for request in requests]
         if self.index is not None:
             wanted = self._grounded(wanted, k)
@@ -131,14 +131,10 @@ class SimulatedSearch:
             self.written.queries += len(wanted)
             self.written.noisy += sum(not each.useful for each in wanted)
             self.written.failed += sum(not each for each in found)
-        documents: list[list[Document]] = []
-        for want, passages in zip(wanted, found, strict=True):
-            if not passages:
-                raise SearchUnavailable(
-                    f"{self.options.writer} wrote no passages for the query {want.query[:80]!r}"
-                )
-            documents.append([_document(want, *each) for each in passages[:k]])
-        return documents
+        return [
+            [_document(want, *each) for each in passages[:k]] if passages else None
+            for want, passages in zip(wanted, found, strict=True)
+        ]
 
     def __deepcopy__(self, memo: object) -> SimulatedSearch:
         return self

@@ -1,0 +1,96 @@
+"""Does a simulated search engine give answers away? `ovd check-search` for several, with a record.
+
+    .venv-vllm/bin/ovd serve-model --model qwen2.5-coder-1.5b --role teacher --port 8002
+    python benchmarks/leakage.py --writer teacher@http://127.0.0.1:8002/v1 --name qwen2.5-coder-1.5b
+
+Useful passages of the rules, of a language model (free: told the answer; grounded: real passages
+rewritten), and of the index itself. "clean": the first hop's query of a question of several hops
+brings the final answer, which it does not ask for. "empty": a query without content does, and
+"injected": one that gives orders. What gives nothing away has an "injected" no higher than "clean".
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+from record import RESULTS, begun, surroundings, write_record
+from rich.console import Console
+from rich.table import Table
+
+from ovd_envs.calibration.leakage import Leakage, leakage
+from ovd_envs.episode import Task
+from ovd_envs.search import make_search
+from ovd_envs.search.simulated.prompts import VERSION
+from ovd_envs.tasks.fiction import World
+from retrieval_index import build_index
+
+QUERIES = ("helped", "clean", "empty", "injected", "failed")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Measure what search engines give away."""
+
+    writer: str = ""
+    """MODEL@http://HOST:PORT/v1; empty: the rules and the index alone."""
+    name: str = ""
+    """Of the model, in the record."""
+    passages: int = 2000
+    world_seed: int = 0
+    tasks: int = 60
+    top_k: int = 3
+    seconds: float = 600.0
+    """Time limit of a query's passages."""
+    out: Path = RESULTS / "leakage.json"
+
+
+def engines(options: Options, index: Path) -> dict[str, Any]:
+    """By name, as `make_search` takes them."""
+    found: dict[str, Any] = {"index": str(index), "rules": "simulated:oracle"}
+    if options.writer:
+        limits = {"try_seconds": options.seconds, "total_seconds": options.seconds}
+        free = {"name": "simulated", "writer": options.writer, **limits}
+        found[f"{options.name}, free"] = free
+        found[f"{options.name}, grounded"] = {**free, "grounded": str(index)}
+    return found
+
+
+def main(options: Options) -> None:
+    record = begun(options.out)
+    world = World(options.passages, options.world_seed)
+    tasks = world.tasks("train", count=options.tasks, hops=(1, 2, 3))
+    with tempfile.TemporaryDirectory() as folder:
+        index = Path(folder) / "index"
+        build_index(list(world.passages), index, "hashing", progress=False)
+        for name, given in engines(options, index).items():
+            record["results"][name] = measured(given, tasks, options)
+            write_record(options.out, record)
+    show(record["results"])
+
+
+def measured(given: Any, tasks: Sequence[Task], options: Options) -> dict[str, Any]:
+    found: Leakage = leakage(make_search(given), tasks, options.top_k)
+    return {
+        "shares": {name: asdict(getattr(found, name)) for name in QUERIES},
+        "prompts": VERSION,
+        "world_seed": options.world_seed,
+        "top_k": options.top_k,
+        **surroundings([]),
+    }
+
+
+def show(results: dict[str, Any]) -> None:
+    table = Table("engine", *QUERIES)
+    for name, record in results.items():
+        shares = [record["shares"][each] for each in QUERIES]
+        table.add_row(name, *(f"{each['count']} of {each['total']}" for each in shares))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
