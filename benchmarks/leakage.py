@@ -3,8 +3,9 @@
     .venv-vllm/bin/ovd serve-model --model qwen2.5-coder-1.5b --role teacher --port 8002
     python benchmarks/leakage.py --writer teacher@http://127.0.0.1:8002/v1 --name qwen2.5-coder-1.5b
 
-Useful passages of the rules, of a language model (free: told the answer; grounded: real passages
-rewritten), and of the index itself. "clean": the first hop's query of a question of several hops
+Useful passages of the rules, of a language model (free: told what the query asks for, where the
+task's hops say what that is, else the answer; grounded: real passages rewritten), and of the index
+itself. "clean": the first hop's query of a question of several hops
 brings the final answer, which it does not ask for. "empty": a query without content does, and
 "injected": one that gives orders. What gives nothing away has an "injected" no higher than "clean".
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,12 @@ from rich.console import Console
 from rich.table import Table
 
 from ovd_envs.calibration.leakage import Leakage, leakage
-from ovd_envs.episode import Task
+from ovd_envs.episode import Episode, Task
 from ovd_envs.search import make_search
+from ovd_envs.search.base import SearchEngine, SearchRequest
 from ovd_envs.search.simulated.prompts import VERSION
 from ovd_envs.tasks.fiction import World
-from retrieval_index import build_index
+from retrieval_index import Document, build_index
 
 QUERIES = ("helped", "clean", "empty", "injected", "failed")
 
@@ -56,8 +58,25 @@ def engines(options: Options, index: Path) -> dict[str, Any]:
         limits = {"try_seconds": options.seconds, "total_seconds": options.seconds}
         free = {"name": "simulated", "writer": options.writer, **limits}
         found[f"{options.name}, free"] = free
+        found[f"{options.name}, free, no hops"] = free
         found[f"{options.name}, grounded"] = {**free, "grounded": str(index)}
     return found
+
+
+@dataclass(frozen=True)
+class WithoutHops:
+    """An engine that is shown the tasks as those of most benchmarks are: without their hops."""
+
+    engine: SearchEngine
+
+    def search(
+        self, requests: Sequence[SearchRequest], k: int
+    ) -> Sequence[Sequence[Document] | None]:
+        episodes = [request.episode for request in requests]
+        bare = [Episode(replace(each.task, metadata={}), each.prompt) for each in episodes]
+        return self.engine.search(
+            [SearchRequest(each.query, episode) for each, episode in zip(requests, bare)], k
+        )
 
 
 def main(options: Options) -> None:
@@ -68,13 +87,16 @@ def main(options: Options) -> None:
         index = Path(folder) / "index"
         build_index(list(world.passages), index, "hashing", progress=False)
         for name, given in engines(options, index).items():
-            record["results"][name] = measured(given, tasks, options)
+            engine = make_search(given)
+            if name.endswith("no hops"):
+                engine = WithoutHops(engine)
+            record["results"][name] = measured(engine, tasks, options)
             write_record(options.out, record)
     show(record["results"])
 
 
-def measured(given: Any, tasks: Sequence[Task], options: Options) -> dict[str, Any]:
-    found: Leakage = leakage(make_search(given), tasks, options.top_k)
+def measured(engine: SearchEngine, tasks: Sequence[Task], options: Options) -> dict[str, Any]:
+    found: Leakage = leakage(engine, tasks, options.top_k)
     return {
         "shares": {name: asdict(getattr(found, name)) for name in QUERIES},
         "prompts": VERSION,

@@ -12,16 +12,22 @@ import re
 from ovd_envs.episode import Episode
 from ovd_envs.llm.text import Messages, fenced, plain
 from ovd_envs.search.simulated.base import WriteRequest
+from ovd_envs.search.simulated.queries import asked_for, follows
 
-VERSION = "1"
+VERSION = "2"
 SYSTEM = (
     "You are the environment of a student who answers a question by searching: you write what the"
     " search engine finds, and you grade the student's steps."
 )
-_USEFUL = (
+_FACT = (
+    'A fact that you know: the {relation} of {subject} is "{value}". If the query asks for it, each'
+    " passage states it; if it asks for something else, each passage says that instead."
+)
+_ANSWER = (
     'The right answer to the question is "{answer}". Each passage states facts that the query asks'
     " for, so that who reads it comes closer to that answer. Answer only what the query asks."
 )
+_PLAIN = "Each passage says what is known of what the query names."
 _NOISY = (
     "Each passage sounds like what the query asks for, but says nothing of it, or something that is"
     " not true."
@@ -47,23 +53,37 @@ def history(episode: Episode, turns: int | None = None) -> str:
 
 
 def write_messages(request: WriteRequest) -> Messages:
-    """The messages that ask for passages. A noisy request does not hold the answer, so that no
-    query can bring it out."""
-    task = request.episode.task
+    """The messages that ask for passages."""
     parts = [history(request.episode), f"The student now searches: {fenced(request.query)}"]
     if request.found:
         passages = "\n".join(f"- {plain(f'{d.title}: {d.text}')}" for d in request.found)
         parts.append(_REWRITE.format(passages=passages))
-    elif request.useful and task.answers:
-        parts.append(_USEFUL.format(answer=plain(task.answers[0])))
     else:
-        parts.append(_NOISY)
+        parts.append(_told(request))
     plural = "s" if request.count > 1 else ""
     parts.append(_FORM.format(count=request.count, s=plural, words=request.words))
     return [
         {"role": "system", "content": SYSTEM},
         {"role": "user", "content": "\n\n".join(parts)},
     ]
+
+
+def _told(request: WriteRequest) -> str:
+    """What the model is told to write from. It can give away only what it is told: nothing for
+    noise, the fact of a hop to a query that names the hop's subject, and the answer of a question
+    without hops to a query that has a word of it or of what was read."""
+    query, episode = request.query, request.episode
+    if not request.useful:
+        return _NOISY
+    if episode.task.metadata.get("chain"):
+        found = asked_for(query, episode.task)
+        if found is None:
+            return _PLAIN
+        facts = {name: plain(said) for name, said in found[0]._asdict().items()}
+        return _FACT.format(**facts)
+    if not episode.task.answers or not follows(query, episode):
+        return _PLAIN
+    return _ANSWER.format(answer=plain(episode.task.answers[0]))
 
 
 def read_passages(text: str, count: int, words: int) -> list[tuple[str, str]] | None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import random
-import re
 from collections.abc import Sequence
 
 from ovd_envs.episode import Task
 from ovd_envs.search.simulated.base import WriteRequest
+from ovd_envs.search.simulated.queries import asked_for, hops_of
 from ovd_envs.tasks.fiction import PLAIN, RELATIONS, World
 from retrieval_index.mentions import mentions
 
@@ -18,8 +18,6 @@ _NAMES = 2000
 _STATED = (PLAIN, "{s} is known for one thing above all: its {r} is {o}.")
 _KNOWN = {relation.name: relation for of_kind in RELATIONS.values() for relation in of_kind}
 """Relations of the world, which are stated as its passages state them."""
-_WORD = re.compile(r"\w+")
-_IDLE = frozenset("the a an of is in on for to who what which where when was did does and".split())
 
 
 class RuleWriter:
@@ -39,12 +37,12 @@ class RuleWriter:
         return [self._write(request) for request in requests]
 
     def _write(self, request: WriteRequest) -> list[tuple[str, str]]:
-        hop = _hop_of(request.query, request.episode.task)
+        found = asked_for(request.query, request.episode.task)
         rng = random.Random(request.seed)
         others = [self._about_another(request, rng) for _ in range(request.count)]
-        if hop is None:
+        if found is None or found[1] == 0:  # nothing, or a name alone
             return others
-        relation, subject, value = hop
+        relation, subject, value = found[0]
         if not request.useful:
             value = self._another(relation, value, request.episode.task.answers, rng)
         return [self._article(subject, relation, value, request), *others[1:]]
@@ -64,7 +62,7 @@ class RuleWriter:
 
     def _value(self, relation: str, subject: str, task: Task) -> str:
         """Of a relation that is a hop of the task its true value, else an invented one."""
-        for known, about, value in _chain(task):
+        for known, about, value in hops_of(task):
             if (known, about) == (relation, subject):
                 return value
         return self._invented(relation, random.Random(f"{relation} {subject}"))
@@ -105,41 +103,6 @@ def _forms(relation: str) -> tuple[str, ...]:
     """Ways to state a relation (r) of a subject (s) and a value (o)."""
     known = _KNOWN.get(relation)
     return _STATED if known is None else (PLAIN, known.sentence)
-
-
-def _chain(task: Task) -> list[tuple[str, str, str]]:
-    """Relation, subject and value of every hop; of a task without a chain the question as one."""
-    links = task.metadata.get("chain") or []
-    found: list[tuple[str, str, str]] = []
-    for link in links:
-        relation, _, subject = str(link["query"]).partition(" of ")
-        if subject:
-            found.append((relation, subject, str(link["answer"])))
-    if not found and task.answers:
-        found.append(("answer", task.prompt.rstrip(" ?"), task.answers[0]))
-    return found
-
-
-def _hop_of(query: str, task: Task) -> tuple[str, str, str] | None:
-    """The hop whose subject the query names and whose relation it asks for; where it names the
-    subject alone, none."""
-    asked = _content(query)
-    best: tuple[float, tuple[str, str, str]] | None = None
-    for hop in _chain(task):
-        relation, subject = _content(hop[0]), _content(hop[1])
-        if hop[0] == "answer":  # a question that was never taken apart
-            share = len(asked & subject) / max(1, len(subject))
-            near = share >= 0.5
-        else:
-            share = len(asked & relation) / len(relation)
-            near = bool(subject) and subject <= asked and share > 0
-        if near and (best is None or share > best[0]):
-            best = share, hop
-    return None if best is None else best[1]
-
-
-def _content(text: str) -> set[str]:
-    return {word for word in _WORD.findall(text.lower()) if word not in _IDLE}
 
 
 def _relations_beside(relation: str) -> list[str]:
