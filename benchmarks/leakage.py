@@ -42,6 +42,8 @@ class Options:
     """MODEL@http://HOST:PORT/v1; empty: the rules and the index alone."""
     name: str = ""
     """Of the model, in the record."""
+    forms: tuple[str, ...] = ("free", "free, no hops", "grounded")
+    """How the model writes."""
     passages: int = 2000
     world_seed: int = 0
     tasks: int = 60
@@ -57,9 +59,9 @@ def engines(options: Options, index: Path) -> dict[str, Any]:
     if options.writer:
         limits = {"try_seconds": options.seconds, "total_seconds": options.seconds}
         free = {"name": "simulated", "writer": options.writer, **limits}
-        found[f"{options.name}, free"] = free
-        found[f"{options.name}, free, no hops"] = free
-        found[f"{options.name}, grounded"] = {**free, "grounded": str(index)}
+        for form in options.forms:
+            more = {"grounded": str(index)} if form == "grounded" else {}
+            found[f"{options.name}, {form}"] = {**free, **more}
     return found
 
 
