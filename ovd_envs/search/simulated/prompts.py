@@ -19,9 +19,10 @@ SYSTEM = (
     "You are the environment of a student who answers a question by searching: you write what the"
     " search engine finds, and you grade the student's steps."
 )
-_FACT = (
-    'A fact that you know: the {relation} of {subject} is "{value}". If the query asks for it, each'
-    " passage states it; if it asks for something else, each passage says that instead."
+_FACT = "Each passage states this fact in a sentence: the {relation} of {subject} is {value}."
+_MAYBE = (
+    "A fact: the {relation} of {subject} is {value}. Where the query asks for it in other words,"
+    " each passage states it in a sentence."
 )
 _ANSWER = (
     'The right answer to the question is "{answer}". Each passage states facts that the query asks'
@@ -79,8 +80,9 @@ def _told(request: WriteRequest) -> str:
         found = asked_for(query, episode.task)
         if found is None:
             return _PLAIN
-        facts = {name: plain(said) for name, said in found[0]._asdict().items()}
-        return _FACT.format(**facts)
+        hop, share = found
+        words = {name: plain(said) for name, said in hop._asdict().items()}
+        return (_FACT if share else _MAYBE).format(**words)
     if not episode.task.answers or not follows(query, episode):
         return _PLAIN
     return _ANSWER.format(answer=plain(episode.task.answers[0]))
