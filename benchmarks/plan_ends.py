@@ -1,11 +1,13 @@
-"""Does a student plan as many hops as a question has? Probabilities at the end of the first hop.
+"""Does a student plan as many hops as a question has? Probabilities where a plan is decided.
 
     python benchmarks/plan_ends.py --models runs/continue_screen/imitation-0 runs/tokens/cold-0 \\
         runs/tokens/gkd-0
 
-After "<think> birthplace of X" a plan for one hop ends and one for two goes on. Printed is the mean
-probability of ending it there, by the hops of held-out questions: 1 and 0 are right. Nothing is
-sampled, so it has no seed.
+For the founder of the employer of X, a plan begins with its employer and goes on. "begins": the
+mean probability of the first hop's first token after "<think>", over held-out questions of two hops
+whose other hop begins with another token; "other": that of the other hop's. "ends": the mean
+probability of ending the plan after "<think> employer of X", by the hops of a question: 1 and 0 are
+right. Nothing is sampled, so it has no seed.
 """
 
 from __future__ import annotations
@@ -22,14 +24,16 @@ from record import RESULTS, surroundings, write_record
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from torch import Tensor
 
 from ovd_agent.models import load_model, student_path
 from ovd_agent.rollouts.encoding import encode, encode_prompt
 from ovd_envs.episode import Task
 from ovd_envs.registry import make_scenario
 
-ENDS = "</"
-"""The token that begins to close a plan."""
+OPENS, ENDS = "<think>", "</"
+"""What opens a plan, and the token that begins to close it."""
+COLUMNS = ("begins", "other", "ends, 1", "ends, 2")
 
 
 @dataclass(frozen=True)
@@ -44,37 +48,48 @@ class Options:
 
 
 @torch.inference_mode()
-def ends(name: str, scenario: Any, tasks: Sequence[Task]) -> dict[int, float]:
-    """The mean probability of ending the plan after one hop, by hops of the question."""
+def measured(name: str, scenario: Any, tasks: Sequence[Task]) -> dict[str, float]:
+    """The mean probabilities of a model."""
     model, tokenizer = load_model(student_path(name))
     [end] = tokenizer.encode(ENDS, add_special_tokens=False)
-    found: dict[int, list[float]] = {}
+    opened = encode(tokenizer, OPENS)
+    found: dict[str, list[float]] = {}
+
+    def after(prompt: list[int], said: list[int]) -> Tensor:
+        return model(torch.tensor([prompt + said])).logits[0, -1].float().softmax(-1)
+
     for episode in track(scenario.begin(list(tasks)), name, console=Console(stderr=True)):
-        hop = episode.task.metadata["chain"][0]["query"]
-        ids = encode_prompt(tokenizer, episode.prompt) + encode(tokenizer, f"<think> {hop}")
-        shares = model(torch.tensor([ids])).logits[0, -1].float().softmax(-1)
-        found.setdefault(episode.task.hops, []).append(float(shares[end]))
-    return {hops: round(fmean(each), 3) for hops, each in sorted(found.items())}
+        plans = [
+            encode(tokenizer, f"{OPENS} {link['query']}") for link in episode.task.metadata["chain"]
+        ]
+        prompt = encode_prompt(tokenizer, episode.prompt)
+        share = float(after(prompt, plans[0])[end])
+        found.setdefault(f"ends, {episode.task.hops}", []).append(share)
+        first, other = (plan[len(opened)] for plan in (plans[0], plans[-1]))
+        if first != other:
+            shares = after(prompt, opened)
+            found.setdefault("begins", []).append(float(shares[first]))
+            found.setdefault("other", []).append(float(shares[other]))
+    return {what: round(fmean(each), 3) for what, each in sorted(found.items())}
 
 
 def main(options: Options) -> None:
     scenario, tasks = make_scenario(
         "ovd/WebQA-v0", split="test", world_seed=options.world_seed, count=options.questions
     )
-    found = {name: ends(name, scenario, tasks[: options.questions]) for name in options.models}
+    found = {name: measured(name, scenario, tasks[: options.questions]) for name in options.models}
     write_record(
         options.out,
         {
             "world_seed": options.world_seed,
             "questions": options.questions,
-            "ends_after_one_hop": found,
+            "plans": found,
             **surroundings(["torch", "transformers"]),
         },
     )
-    hops = sorted({each for of_model in found.values() for each in of_model})
-    table = Table("model", *(f"{each} hops" for each in hops))
+    table = Table("model", *COLUMNS)
     for name, of_model in found.items():
-        table.add_row(name, *(f"{of_model[each]:.2f}" for each in hops))
+        table.add_row(name, *(f"{of_model[each]:.2f}" for each in COLUMNS))
     Console().print(table)
 
 

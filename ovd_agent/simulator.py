@@ -30,7 +30,7 @@ from ovd_envs.errors import OptionError
 from ovd_envs.search.base import SearchEngine, SearchRequest
 from ovd_envs.search.simulated.base import WriteRequest
 from ovd_envs.search.simulated.engine import Noise, SimulatedOptions, SimulatedSearch, Written
-from ovd_envs.search.simulated.prompts import read_passages, write_messages
+from ovd_envs.search.simulated.prompts import numbered, read_passages, write_messages
 from retrieval_index.documents import Document
 from retrieval_index.mentions import mentions
 
@@ -58,7 +58,7 @@ class Pair:
     @property
     def text(self) -> str:
         """In the form that the prompt asks for."""
-        return "\n".join(f"{each.title or 'Passage'}: {each.text}" for each in self.passages)
+        return numbered([(each.title, each.text) for each in self.passages])
 
 
 def sampled_pairs(

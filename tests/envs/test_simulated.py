@@ -17,7 +17,7 @@ from ovd_envs.search import SEARCH_ENGINES, make_search
 from ovd_envs.search.base import PacedSearch, SearchRequest
 from ovd_envs.search.simulated.base import WriteRequest
 from ovd_envs.search.simulated.engine import Noise
-from ovd_envs.search.simulated.prompts import history, read_passages, write_messages
+from ovd_envs.search.simulated.prompts import history, numbered, read_passages, write_messages
 from ovd_envs.tasks.fiction import PLAIN, RELATIONS, World
 from ovd_envs.teachers.base import ScoreRequest
 from ovd_envs.teachers.environment_agent import agent_score_messages
@@ -173,6 +173,11 @@ def test_passages_are_read_from_what_a_model_writes():
     ]
     assert read_passages(PASSAGES, 1, 30) == read_passages(PASSAGES, 5, 30)[:1]
     assert read_passages("Sure! Here they are.\nno colon\nTitle: too short", 2, 30) is None
+    assert read_passages("Here they are.\nDoc 1: Ben Cray is its mayor.\n**Doc 2:** no", 2, 30) == [
+        ("", "Ben Cray is its mayor.")
+    ]
+    written = [("Alva Hill", "The mayor of Alva Hill is Ben Cray."), ("", "It is a small town.")]
+    assert read_passages(numbered(written), 2, 30) == written
     [(_, text)] = read_passages("T: " + "word " * 200, 2, 10)
     assert len(text.split()) == 30
 
