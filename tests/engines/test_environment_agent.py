@@ -9,7 +9,6 @@ pytest.importorskip("vllm", reason="make setup-vllm, then make test-vllm")
 
 from ovd_agent.models import WHEELS
 from ovd_envs.episode import Episode
-from ovd_envs.errors import SearchUnavailable
 from ovd_envs.registry import make_scenario
 from ovd_envs.search import make_search
 from ovd_envs.search.base import SearchRequest
@@ -61,5 +60,4 @@ def test_what_it_wrote_is_kept(agent, tmp_path):
     found = make_search(options).search(asked, 1)
     hasty = {**options, "try_seconds": 0.001, "total_seconds": 0.001}  # none to ask the server
     assert make_search(hasty).search(asked, 1) == found
-    with pytest.raises(SearchUnavailable):
-        make_search({**hasty, "seed": 1}).search(asked, 1)
+    assert make_search({**hasty, "seed": 1}).search(asked, 1) == [None] * TASKS
