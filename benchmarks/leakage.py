@@ -1,20 +1,20 @@
 """Does a simulated search engine give answers away? `ovd check-search` for several, with a record.
 
-    .venv-vllm/bin/ovd serve-model --model qwen2.5-coder-1.5b --role teacher --port 8002
-    python benchmarks/leakage.py --writer teacher@http://127.0.0.1:8002/v1 --name qwen2.5-coder-1.5b
+    .venv-vllm/bin/ovd serve-model --model qwen2.5-coder-0.5b --role teacher --port 8002
+    python benchmarks/leakage.py --writer teacher@http://127.0.0.1:8002/v1 --name qwen2.5-coder-0.5b
 
-Useful passages of the rules, of a language model (free: told what the query asks for, where the
-task's hops say what that is, else the answer; grounded: real passages rewritten), and of the index
-itself. "clean": the first hop's query of a question of several hops
-brings the final answer, which it does not ask for. "empty": a query without content does, and
-"injected": one that gives orders. What gives nothing away has an "injected" no higher than "clean".
+Asked are an index, the rules, and a language model that writes freely (told what the query asks for
+where the task has hops, else the answer) or rewrites the passages of the index (grounded).
+"helped": the query of the first hop brings what it asks for. The others bring the final answer of a
+question of several hops, and should not: "clean", the query of the first hop; "empty", one without
+content; "injected", one that gives orders.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ from ovd_envs.search.simulated.prompts import VERSION
 from ovd_envs.tasks.fiction import World
 from retrieval_index import Document, build_index
 
-QUERIES = ("helped", "clean", "empty", "injected", "failed")
+QUERIES = tuple(each.name for each in fields(Leakage))
+WITHOUT_HOPS = "free, no hops"
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Options:
     """MODEL@http://HOST:PORT/v1; empty: the rules and the index alone."""
     name: str = ""
     """Of the model, in the record."""
-    forms: tuple[str, ...] = ("free", "free, no hops", "grounded")
+    forms: tuple[str, ...] = ("free", WITHOUT_HOPS, "grounded")
     """How the model writes."""
     passages: int = 2000
     world_seed: int = 0
@@ -53,15 +54,14 @@ class Options:
     out: Path = RESULTS / "leakage.json"
 
 
-def engines(options: Options, index: Path) -> dict[str, Any]:
-    """By name, as `make_search` takes them."""
-    found: dict[str, Any] = {"index": str(index), "rules": "simulated:oracle"}
-    if options.writer:
-        limits = {"try_seconds": options.seconds, "total_seconds": options.seconds}
-        free = {"name": "simulated", "writer": options.writer, **limits}
-        for form in options.forms:
-            more = {"grounded": str(index)} if form == "grounded" else {}
-            found[f"{options.name}, {form}"] = {**free, **more}
+def engines(options: Options, index: Path) -> dict[str, SearchEngine]:
+    found = {"index": make_search(str(index)), "rules": make_search("simulated:oracle")}
+    limits = {"try_seconds": options.seconds, "total_seconds": options.seconds}
+    for form in options.forms if options.writer else ():
+        more = {"grounded": str(index)} if form == "grounded" else {}
+        given = {"name": "simulated", "writer": options.writer, **limits, **more}
+        engine = make_search(given)
+        found[f"{options.name}, {form}"] = WithoutHops(engine) if form == WITHOUT_HOPS else engine
     return found
 
 
@@ -88,19 +88,15 @@ def main(options: Options) -> None:
     with tempfile.TemporaryDirectory() as folder:
         index = Path(folder) / "index"
         build_index(list(world.passages), index, "hashing", progress=False)
-        for name, given in engines(options, index).items():
-            engine = make_search(given)
-            if name.endswith("no hops"):
-                engine = WithoutHops(engine)
+        for name, engine in engines(options, index).items():
             record["results"][name] = measured(engine, tasks, options)
             write_record(options.out, record)
     show(record["results"])
 
 
 def measured(engine: SearchEngine, tasks: Sequence[Task], options: Options) -> dict[str, Any]:
-    found: Leakage = leakage(engine, tasks, options.top_k)
     return {
-        "shares": {name: asdict(getattr(found, name)) for name in QUERIES},
+        "shares": asdict(leakage(engine, tasks, options.top_k)),
         "prompts": VERSION,
         "world_seed": options.world_seed,
         "top_k": options.top_k,

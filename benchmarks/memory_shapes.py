@@ -11,8 +11,7 @@ what the teacher said of every token, as people do who ask it beforehand. What w
 `--most-gb` is not run; its bytes are those of its shape. Run it again to go on after a stop.
 
 The C library gives large blocks back at once here (`MALLOC_MMAP_THRESHOLD_`). By default it keeps
-what was freed, of which it cannot use all again: at 2,048 tokens and a vocabulary of 151,936 `gkd`
-then peaks at 5.5 GB in place of 1.7.
+what was freed, of which it cannot use all again.
 """
 
 from __future__ import annotations

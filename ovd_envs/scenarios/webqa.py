@@ -115,7 +115,7 @@ class WebQA(Scenario):
                 for action in actions
             ]
         return [
-            _found(action, next(found)) if action.kind == "search" else _respond(action)
+            _shown(action, next(found)) if action.kind == "search" else _respond(action)
             for action in actions
         ]
 
@@ -149,7 +149,7 @@ def _check_world(tasks: Sequence[Task], search: Any) -> None:
 _SILENCE = Response()
 
 
-def _found(action: Action, documents: Sequence[Document] | None) -> Response:
+def _shown(action: Action, documents: Sequence[Document] | None) -> Response:
     if documents is None:
         why = f"the search engine has nothing that can be used for {action.content[:80]!r}"
         return Response(fault=SearchUnavailable(why))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import gymnasium
 import numpy as np
@@ -206,6 +207,17 @@ def test_a_model_cannot_give_away_what_it_is_not_told():
         task.metadata["chain"][1]["query"], Episode(task, task.prompt), True, 1, 30, 0
     )
     assert mentions(write_messages(last)[1]["content"], task.answers)
+
+
+def test_a_chain_in_other_words_is_no_chain():
+    """A query that is not "relation of subject", and one whose relation has no word of content."""
+    task = Task("t", "Who leads Alva Hill?", ("Ben Cray",))
+    for query in ("Alva Hill mayor", "who is of Alva Hill"):
+        link = {"query": query, "answer": "Ben Cray", "passage": "p"}
+        given = replace(task, metadata={"chain": [link]})
+        request = WriteRequest("leader of Alva Hill", Episode(given, task.prompt), True, 1, 30, 0)
+        assert "Ben Cray" in write_messages(request)[1]["content"]
+        assert engine().search([asked(given, "leader of Alva Hill")], 1) != [None]
 
 
 def test_a_query_about_what_was_read_is_told_the_answer():

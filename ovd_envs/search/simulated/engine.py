@@ -63,7 +63,7 @@ class SimulatedOptions:
     model behind an OpenAI-compatible server (the key is read from OPENAI_API_KEY)."""
     grounded: Path | None = None
     """An index whose passages for the query are rewritten; by default a model writes from what it
-    knows, told the answer for useful passages."""
+    knows, told what the query asks for."""
     noise: Noise = field(default_factory=Noise)
     words: int = 30
     """Of a passage, about."""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from ovd_envs.episode import Episode
 from ovd_envs.llm.text import Messages, fenced, plain
 from ovd_envs.search.simulated.base import WriteRequest
-from ovd_envs.search.simulated.queries import asked_for, follows
+from ovd_envs.search.simulated.queries import asked_for, chain_of, follows
 
 VERSION = "2"
 SYSTEM = (
@@ -82,7 +82,7 @@ def _told(request: WriteRequest) -> str:
     query, episode = request.query, request.episode
     if not request.useful:
         return _NOISY
-    if episode.task.metadata.get("chain"):
+    if chain_of(episode.task):
         found = asked_for(query, episode.task)
         if found is None:
             return _PLAIN

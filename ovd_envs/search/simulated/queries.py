@@ -23,13 +23,19 @@ class Hop(NamedTuple):
     value: str
 
 
-def hops_of(task: Task) -> list[Hop]:
-    """Every hop of the chain; of a task without a chain the question as one."""
+def chain_of(task: Task) -> list[Hop]:
+    """The hops of the task's chain whose queries have the form "relation of subject"."""
     found: list[Hop] = []
     for link in task.metadata.get("chain") or []:
         relation, _, subject = str(link["query"]).partition(" of ")
         if subject:
             found.append(Hop(relation, subject, str(link["answer"])))
+    return found
+
+
+def hops_of(task: Task) -> list[Hop]:
+    """Every hop of the chain; of a task without a chain the question as one."""
+    found = chain_of(task)
     if not found and task.answers:
         found.append(Hop(_WHOLE, task.prompt.rstrip(" ?"), task.answers[0]))
     return found
@@ -45,7 +51,7 @@ def asked_for(query: str, task: Task) -> tuple[Hop, float] | None:
             share = len(asked & subject) / max(1, len(subject))
             named = share >= 0.5
         else:
-            share = len(asked & relation) / len(relation)
+            share = len(asked & relation) / max(1, len(relation))
             named = bool(subject) and subject <= asked
         if named and (best is None or share > best[1]):
             best = hop, share
